@@ -1,0 +1,1 @@
+"""Data preparation: logs in, prepared data sets out."""

@@ -1,0 +1,1 @@
+"""Sequential recommendation: embeddings, next items, exports and an endpoint from interaction logs."""

@@ -1,0 +1,306 @@
+"""The typed, frozen configuration of an experiment; unknown keys and wrong types are refused by name."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recsys.errors import InputError
+
+
+class Config(BaseModel):
+    """Base of every section: frozen, no unknown keys, no silent conversion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Columns(Config):
+    """Which column of the log is what. Sequence files need none of it."""
+
+    sequence: str = Field("sequence", description="user, playlist or session id")
+    item: str = Field("item", description="item id")
+    time: str | None = Field(None, description="time of the event; without it the log's own order counts")
+    rating: str | None = Field(None, description="rating, used by `clean.min_rating` alone")
+
+
+class ItemColumns(Config):
+    """Which column of the item table is what."""
+
+    id: str = Field("item", description="item id, as in the log")
+    title: str | None = Field(None, description="what a person reads; stored as `title`")
+    attributes: tuple[str, ...] | None = Field(
+        None, strict=False, description="columns to keep besides (brand, genre, year, text); default: all"
+    )
+
+
+class DataConfig(Config):
+    """Where the log is and how to read it."""
+
+    path: str = Field("", description="the log: a file, a glob, or a folder that `events` and `items` are in")
+    format: Literal["csv", "tsv", "parquet", "jsonl", "atomic", "sequences", "pairs", "sample"] = Field(
+        "csv", description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
+        "sequences (`user item item ...`), pairs (`user item`), sample (built in)"
+    )
+    events: str | None = Field(None, description="file or glob inside the folder `path`")
+    items: str | None = Field(None, description="item table inside the folder `path`, or a path of its own")
+    items_format: Literal["csv", "tsv", "parquet", "jsonl", "atomic"] | None = Field(
+        None, description="format of the item table; default: that of the log"
+    )
+    columns: Columns = Columns()
+    item_columns: ItemColumns = ItemColumns()
+    time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="unit of times that are numbers")
+    time_format: str | None = Field(None, description="strftime format of times that are text; default ISO 8601")
+
+
+class CleanConfig(Config):
+    """What to drop before splitting, in this order; every step reports what it removed."""
+
+    min_rating: float | None = Field(None, strict=False, description="keep events rated at least this")
+    start: str | None = Field(None, description="keep events from this ISO date on")
+    end: str | None = Field(None, description="keep events before this ISO date")
+    duplicates: Literal["keep", "drop"] = Field("drop", description="same sequence, item and time")
+    repeats: Literal["keep", "first", "consecutive"] = Field(
+        "keep", description="an item again in one sequence: keep, keep the first only, drop direct repeats"
+    )
+    min_sequence_length: int = Field(1, ge=1, description="k-core: events a sequence needs")
+    min_item_count: int = Field(1, ge=1, description="k-core: events an item needs")
+    max_sequence_length: int | None = Field(None, ge=2, description="keep the last so many events of each")
+
+
+class LeaveOneOut(Config):
+    """The last event of each sequence is the test target, the one before it the validation target."""
+
+    kind: Literal["leave_one_out"] = "leave_one_out"
+
+
+class GlobalTime(Config):
+    """Two cuts in time: nothing at or after the validation cut reaches training."""
+
+    kind: Literal["global_time"] = "global_time"
+    valid_from: str | float = Field(0.8, description="ISO date, or the fraction of events before it")
+    test_from: str | float = Field(0.9, description="ISO date, or the fraction of events before it")
+
+
+class UserHoldout(Config):
+    """Whole sequences are held out of training; their last event is the target."""
+
+    kind: Literal["user_holdout"] = "user_holdout"
+    valid: float = Field(0.1, gt=0, lt=1, description="fraction of sequences held out for validation")
+    test: float = Field(0.1, gt=0, lt=1, description="fraction of sequences held out for test")
+    seed: int = Field(0, description="seed of the draw")
+
+
+SplitConfig = Annotated[LeaveOneOut | GlobalTime | UserHoldout, Field(discriminator="kind")]
+
+
+class BERT4RecConfig(Config):
+    """The cloze-trained bidirectional encoder (Sun et al. 2019)."""
+
+    name: Literal["bert4rec"] = "bert4rec"
+    dim: int = Field(64, ge=2, description="width D of items and hidden states")
+    layers: int = Field(2, ge=1, description="transformer blocks")
+    heads: int = Field(2, ge=1, description="attention heads; must divide `dim`")
+    max_length: int = Field(50, ge=2, description="positions N, the appended [mask] included")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of embeddings and residual branches")
+    attention_dropout: float = Field(0.2, ge=0, lt=1, description="dropout of attention weights")
+    mask_prob: float = Field(0.2, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
+    last_item_prob: float = Field(
+        0.1, ge=0, le=1, description="share of training samples that mask only the last item"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> BERT4RecConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+class PopularityConfig(Config):
+    """Items by their number of training events."""
+
+    name: Literal["popularity"] = "popularity"
+
+
+class RecentPopularityConfig(Config):
+    """Items by their number of training events in the last days of training."""
+
+    name: Literal["recent_popularity"] = "recent_popularity"
+    days: float = Field(7.0, gt=0, strict=False, description="length of the window")
+
+
+class MarkovConfig(Config):
+    """First-order Markov chain on the last item, backing off to popularity."""
+
+    name: Literal["markov"] = "markov"
+
+
+class ItemKNNConfig(Config):
+    """Cosine of item co-occurrence, with the last item or the whole history."""
+
+    name: Literal["item_knn"] = "item_knn"
+    history: Literal["last", "all"] = Field("last", description="items of the history that vote")
+    neighbours: int = Field(1000, ge=1, description="nearest items kept for each item")
+
+
+ModelConfig = Annotated[
+    BERT4RecConfig | PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig,
+    Field(discriminator="name"),
+]
+
+
+class TrainingConfig(Config):
+    """How an encoder is trained; counting models need none of it."""
+
+    epochs: int = Field(100, ge=1, description="at most so many passes; the learning rate reaches 0 there")
+    batch_size: int = Field(128, ge=1, description="sequences of `max_length` that one step may hold: the "
+                            "token budget of a step is batch_size x max_length")
+    learning_rate: float = Field(1e-3, gt=0, description="peak rate, after the warm-up")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps that warm up linearly from 0")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay; not on biases and LayerNorm")
+    clip_norm: float = Field(5.0, gt=0, description="largest gradient norm")
+    validate_every: int = Field(1, ge=1, description="epochs between validations")
+    patience: int = Field(10, ge=1, description="validations without a better NDCG@10 before stopping")
+    seed: int = Field(0, ge=0, description="seed of weights, masks, batches and dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: PyTorch's own choice")
+
+
+class IndexConfig(Config):
+    """The item index of the bundle."""
+
+    backend: Literal["annoy", "exact", "auto"] = Field("annoy", description="what `serve` searches with")
+    recall: float = Field(0.99, gt=0, le=1, description="recall@100 to reach against exact search")
+
+
+class TrackingConfig(Config):
+    """Where runs and models are recorded."""
+
+    uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking URI")
+    experiment: str | None = Field(None, description="MLflow experiment; default: the configuration's name")
+    registered_model: str | None = Field(None, description="registry name; default: the configuration's name")
+
+
+class ExperimentConfig(Config):
+    """One YAML file under configs/."""
+
+    name: str = Field(description="names the prepared folder, the run folder and the registered model")
+    data: DataConfig
+    clean: CleanConfig = CleanConfig()
+    split: SplitConfig = LeaveOneOut()
+    prepared: str | None = Field(None, description="prepared folder; default prepared/NAME")
+    output: str | None = Field(None, description="run folder, which the bundle is in; default runs/NAME/MODEL")
+    model: ModelConfig = BERT4RecConfig()
+    training: TrainingConfig = TrainingConfig()
+    index: IndexConfig = IndexConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def prepared_path(self) -> Path:
+        """Folder of the prepared data set."""
+        return Path(self.prepared or f"prepared/{self.name}")
+
+    @property
+    def output_path(self) -> Path:
+        """Folder of the run: checkpoints and `bundle/`."""
+        return Path(self.output or f"runs/{self.name}/{self.model.name}")
+
+
+def load_config(file: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> ExperimentConfig:
+    """Read a YAML file and apply `section.key=value` overrides (values are YAML too).
+
+    A `split` or `model` given as a bare name (`model=markov`) takes that one's defaults.
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown, or a value is of the wrong type.
+    """
+    try:
+        tree = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no configuration {file}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file} is not a readable YAML file: {error}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{file} holds a {type(tree).__name__}; expected sections such as `data:` and `model:`")
+    for override in overrides:
+        _apply(tree, override)
+    return build_config(tree, where=str(file))
+
+
+def build_config(tree: dict[str, Any], where: str) -> ExperimentConfig:
+    """Validate a configuration given as nested dictionaries.
+
+    Args:
+        tree: sections and their keys.
+        where: what to name in an error, such as the file.
+
+    Raises:
+        InputError: a key is unknown, missing, or of the wrong type.
+    """
+    expanded = dict(tree)
+    for section, tag in (("model", "name"), ("split", "kind")):
+        if isinstance(expanded.get(section), str):
+            expanded[section] = {tag: expanded[section]}
+    try:
+        return ExperimentConfig.model_validate(expanded)
+    except ValidationError as error:
+        raise InputError("; ".join(_explain(item, where) for item in error.errors())) from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise InputError(f"override `{override}` has no `=`; expected key=value, such as training.epochs=5")
+    *sections, leaf = key.split(".")
+    branch = tree
+    for section in sections:
+        below = branch.setdefault(section, {})
+        if isinstance(below, str) and section in ("model", "split"):
+            below = branch[section] = {"name" if section == "model" else "kind": below}
+        if not isinstance(below, dict):
+            raise InputError(f"override `{override}`: `{section}` is a value, not a section")
+        branch = below
+    try:
+        branch[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override `{override}`: `{text}` is not a YAML value") from error
+
+
+def _explain(error: Any, where: str) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails
+    """One sentence for one of pydantic's errors, naming the key, the section and the remedy."""
+    *parents, leaf = [part for part in error["loc"]] or [""]
+    tags = {name for union in (ModelConfig, SplitConfig) for name in _tags(union)}
+    section = ".".join(str(part) for part in parents if part not in tags)
+    place = f"in `{section}` of {where}" if section else f"in {where}"
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(leaf), _known_keys(parents), n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(_known_keys(parents))}"
+        return f"unknown key `{leaf}` {place}{hint}"
+    if error["type"] == "missing":
+        return f"key `{leaf}` is missing {place}"
+    return f"`{leaf}` {place}: {error['msg']}; got {error.get('input')!r}"
+
+
+def _known_keys(path: list[Any]) -> list[str]:
+    """Keys of the section at a path of field names and union tags."""
+    section: Any = ExperimentConfig
+    for part in path:
+        if isinstance(section, type) and part in section.model_fields:
+            section = section.model_fields[part].annotation
+        else:
+            section = _tags(section).get(part, section)
+    return list(section.model_fields) if hasattr(section, "model_fields") else []
+
+
+def _tags(union: Any) -> dict[str, type[Config]]:  # noqa: ANN401 -- a typing construct
+    """Discriminator value -> section of an (annotated) union of sections."""
+    if get_origin(union) is Annotated:
+        union = get_args(union)[0]
+    if get_origin(union) not in (Union, types.UnionType):
+        return {}
+    members = [member for member in get_args(union) if hasattr(member, "model_fields")]
+    return {next(iter(member.model_fields.values())).default: member for member in members}

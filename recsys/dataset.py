@@ -1,0 +1,151 @@
+"""A prepared data set, read back: vocabulary, sequences and the marks of its split.
+
+Shapes: `S` sequences, `E` events in all, `V` items, `T` sequences that have a target.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recsys import schema
+from recsys.errors import InputError
+from recsys.sequences import Ragged
+from recsys.vocabulary import Vocabulary
+
+Split = Literal["valid", "test"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a split asks: after this history, which item came next?
+
+    Attributes:
+        rows: (T,) the sequences that have a target in this split.
+        histories: T ragged rows, everything before the target.
+        items: (T,) int32, the next item.
+    """
+
+    rows: NDArray[np.int64]
+    histories: Ragged
+    items: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A prepared data set in memory; the columns are those of `recsys.schema`.
+
+    Attributes:
+        path: the folder it was read from.
+        manifest: the content of manifest.json.
+        vocabulary: the V items.
+        items: items.parquet, row j is item index j+1.
+        ids: (S,) original sequence ids.
+        sequences: S ragged rows of item indices.
+        times: (E,) int64 microseconds since 1970 UTC, aligned with `sequences.values`, or None.
+        train_end: (S,) int32, events before it are training.
+        valid_start: (S,) int32, where the validation targets begin.
+        test_start: (S,) int32, where the test targets begin.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    vocabulary: Vocabulary
+    items: pa.Table
+    ids: pa.Array
+    sequences: Ragged
+    times: NDArray[np.int64] | None
+    train_end: NDArray[np.int32]
+    valid_start: NDArray[np.int32]
+    test_start: NDArray[np.int32]
+
+    @classmethod
+    def load(cls, path: Path | str) -> PreparedData:
+        """Read the folder that `recsys prepare` wrote.
+
+        Raises:
+            InputError: the folder is missing or incomplete, or of a newer format.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder, remedy=f"run `recsys prepare` to make {folder}")
+        items = _read_table(folder / schema.ITEMS_FILE)
+        table = _read_table(folder / schema.SEQUENCES_FILE)
+        lists = table[schema.ITEMS].combine_chunks()
+        offsets = np.asarray(lists.offsets, dtype=np.int64)
+        times = table[schema.TIMES].combine_chunks() if schema.TIMES in table.column_names else None
+        return cls(
+            path=folder,
+            manifest=manifest,
+            vocabulary=Vocabulary(items[schema.ITEM_ID]),
+            items=items,
+            ids=table[schema.SEQUENCE_ID].combine_chunks(),
+            sequences=Ragged(np.asarray(lists.values, dtype=np.int32), offsets),
+            times=None if times is None else np.asarray(times.values, dtype=np.int64),
+            train_end=np.asarray(table[schema.TRAIN_END], dtype=np.int32),
+            valid_start=np.asarray(table[schema.VALID_START], dtype=np.int32),
+            test_start=np.asarray(table[schema.TEST_START], dtype=np.int32),
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the prepared content, as the manifest states it."""
+        return str(self.manifest["content_digest"])
+
+    def training(self) -> Ragged:
+        """S ragged rows: the training part of each sequence (empty for a held-out one)."""
+        return self.sequences.first(self.train_end)
+
+    def training_times(self) -> NDArray[np.int64] | None:
+        """Times aligned with `training().values`, or None where the data has no time."""
+        if self.times is None:
+            return None
+        places = np.arange(len(self.times)) - np.repeat(self.sequences.offsets[:-1], self.sequences.lengths)
+        return self.times[places < np.repeat(self.train_end, self.sequences.lengths)]
+
+    def targets(self, split: Split) -> Targets:
+        """The next item that each sequence of the split must predict, with its history.
+
+        A sequence with several events in the split is asked for the first of them. Sequences without an
+        event there, or without any history before it, have no target.
+        """
+        start = self.valid_start if split == "valid" else self.test_start
+        stop = self.test_start if split == "valid" else self.sequences.lengths
+        rows = np.flatnonzero((start < stop) & (start > 0))
+        histories = self.sequences.take(rows).first(start[rows])
+        return Targets(rows, histories, self.sequences.values[self.sequences.offsets[rows] + start[rows]])
+
+
+def read_manifest(folder: Path, remedy: str) -> dict[str, Any]:
+    """The manifest of a prepared data set or of a bundle.
+
+    Raises:
+        InputError: there is none, it is not JSON, or its format is newer than this version reads.
+    """
+    file = folder / schema.MANIFEST_FILE
+    if not file.is_file():
+        raise InputError(f"{folder} has no {schema.MANIFEST_FILE}; {remedy}")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = int(manifest["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not a readable manifest ({error}); {remedy}") from error
+    if version > schema.FORMAT_VERSION:
+        raise InputError(
+            f"{file} has format version {version}; this version reads up to {schema.FORMAT_VERSION}: "
+            "update the package"
+        )
+    return manifest
+
+
+def _read_table(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file} cannot be read ({error}); prepare the data set again") from error

@@ -1,0 +1,37 @@
+"""The names and numbers that every room shares: columns, files, reserved indices."""
+
+from __future__ import annotations
+
+FORMAT_VERSION = 1
+"""Version of the prepared data set and of the bundle; readers refuse a newer one."""
+
+PAD = 0
+"""Item index of padding. Items are 1..V and MASK is V+1 (see `recsys.vocabulary.Vocabulary`)."""
+
+# Columns of the canonical event frame that readers produce and the cleaning steps transform.
+SEQUENCE = "sequence"  # original user or playlist id
+ITEM = "item"  # original item id
+TIME = "time"  # int64 microseconds since 1970 UTC; null where the log has no time
+RATING = "rating"  # float64, only where the log has one
+ROW = "row"  # int64 position in the log: the tie-break of every order
+POSITION = "position"  # int32 place of the event in its sequence, from 0
+
+# A prepared data set.
+MANIFEST_FILE = "manifest.json"
+ITEMS_FILE = "items.parquet"
+SEQUENCES_FILE = "sequences.parquet"
+
+# Columns of items.parquet, before the item's own attributes and text.
+ITEM_INDEX = "index"  # int32, 1..V
+ITEM_ID = "id"  # original item id, in its original type
+ITEM_COUNT = "count"  # int64 events in the training part
+RESERVED_ITEM_COLUMNS = (ITEM_INDEX, ITEM_ID, ITEM_COUNT)
+
+# Columns of sequences.parquet. Events [0, train_end) are training; [valid_start, test_start) are the
+# validation targets and [test_start, n) the test targets; what stands before a target is its history.
+SEQUENCE_ID = "id"  # original user or playlist id, in its original type
+ITEMS = "items"  # list<int32> item indices, in order
+TIMES = "times"  # list<int64> microseconds since 1970 UTC, or null
+TRAIN_END = "train_end"  # int32
+VALID_START = "valid_start"  # int32
+TEST_START = "test_start"  # int32

@@ -1,0 +1,1 @@
+"""Serving: the endpoint and the batch export, both over one recommender."""
