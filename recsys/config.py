@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from recsys.errors import InputError
 
@@ -19,19 +20,34 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _iso(value: object) -> object:
+    """YAML reads an unquoted 2024-01-31 as a date; the configuration keeps it as text."""
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+Moment = Annotated[str, BeforeValidator(_iso)]
+
+
 class Columns(Config):
     """Which column of the log is what. Sequence files need none of it."""
 
-    sequence: str = Field("sequence", description="user, playlist or session id")
-    item: str = Field("item", description="item id")
-    time: str | None = Field(None, description="time of the event; without it the log's own order counts")
-    rating: str | None = Field(None, description="rating, used by `clean.min_rating` alone")
+    sequence: str | None = Field(
+        None, description="user, playlist or session id; default `sequence`, in atomic files `user_id`"
+    )
+    item: str | None = Field(None, description="item id; default `item`, in atomic files `item_id`")
+    time: str | None = Field(
+        None, description="time of the event; default none (the log's own order counts), in atomic files "
+        "`timestamp` where there is one"
+    )
+    rating: str | None = Field(
+        None, description="rating, used by `clean.min_rating` alone; default none, in atomic files `rating`"
+    )
 
 
 class ItemColumns(Config):
     """Which column of the item table is what."""
 
-    id: str = Field("item", description="item id, as in the log")
+    id: str | None = Field(None, description="item id, as in the log; default: the log's name of it")
     title: str | None = Field(None, description="what a person reads; stored as `title`")
     attributes: tuple[str, ...] | None = Field(
         None, strict=False, description="columns to keep besides (brand, genre, year, text); default: all"
@@ -61,9 +77,11 @@ class CleanConfig(Config):
     """What to drop before splitting, in this order; every step reports what it removed."""
 
     min_rating: float | None = Field(None, strict=False, description="keep events rated at least this")
-    start: str | None = Field(None, description="keep events from this ISO date on")
-    end: str | None = Field(None, description="keep events before this ISO date")
-    duplicates: Literal["keep", "drop"] = Field("drop", description="same sequence, item and time")
+    start: Moment | None = Field(None, description="keep events from this ISO date on (UTC)")
+    end: Moment | None = Field(None, description="keep events before this ISO date (UTC)")
+    duplicates: Literal["keep", "drop"] = Field(
+        "drop", description="same sequence, item and time; a log without time has none"
+    )
     repeats: Literal["keep", "first", "consecutive"] = Field(
         "keep", description="an item again in one sequence: keep, keep the first only, drop direct repeats"
     )
@@ -82,8 +100,8 @@ class GlobalTime(Config):
     """Two cuts in time: nothing at or after the validation cut reaches training."""
 
     kind: Literal["global_time"] = "global_time"
-    valid_from: str | float = Field(0.8, description="ISO date, or the fraction of events before it")
-    test_from: str | float = Field(0.9, description="ISO date, or the fraction of events before it")
+    valid_from: Moment | float = Field(0.8, description="ISO date (UTC), or the fraction of events before it")
+    test_from: Moment | float = Field(0.9, description="ISO date (UTC), or the fraction of events before it")
 
 
 class UserHoldout(Config):
@@ -205,6 +223,11 @@ class ExperimentConfig(Config):
         return Path(self.prepared or f"prepared/{self.name}")
 
     @property
+    def registered_name(self) -> str:
+        """Name of the registered model in MLflow."""
+        return self.tracking.registered_model or self.name
+
+    @property
     def output_path(self) -> Path:
         """Folder of the run: checkpoints and `bundle/`."""
         return Path(self.output or f"runs/{self.name}/{self.model.name}")
@@ -289,8 +312,9 @@ def _known_keys(path: list[Any]) -> list[str]:
     """Keys of the section at a path of field names and union tags."""
     section: Any = ExperimentConfig
     for part in path:
-        if isinstance(section, type) and part in section.model_fields:
-            section = section.model_fields[part].annotation
+        fields = getattr(section, "model_fields", {})
+        if part in fields:
+            section = fields[part].annotation
         else:
             section = _tags(section).get(part, section)
     return list(section.model_fields) if hasattr(section, "model_fields") else []

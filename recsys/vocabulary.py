@@ -58,7 +58,7 @@ class Vocabulary:
     @property
     def holds_integers(self) -> bool:
         """Whether the original ids are integers (else strings)."""
-        return pa.types.is_integer(self.ids.type)
+        return bool(pa.types.is_integer(self.ids.type))
 
     @cached_property
     def hash(self) -> str:

@@ -1,1 +1,50 @@
-"""Models, and the two visible tables that a new one is added to."""
+"""The models, and the visible tables that a new one is added to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from recsys.config import ModelConfig
+from recsys.models.bert4rec import build_bert4rec
+from recsys.models.item_knn import ItemKNN, fit_item_knn
+from recsys.models.markov import Markov, fit_markov
+from recsys.models.popularity import Popularity, fit_popularity, fit_recent_popularity
+from recsys.models.protocol import CountingModel
+from recsys.sequences import Ragged
+
+ENCODERS: dict[str, Callable[[Any, int], nn.Module]] = {
+    "bert4rec": build_bert4rec,
+}
+"""Name -> (configuration, number of items) -> an `Encoder` with fresh weights."""
+
+COUNTING: dict[str, tuple[Callable[..., CountingModel], Callable[..., CountingModel]]] = {
+    "popularity": (fit_popularity, Popularity.from_arrays),
+    "recent_popularity": (fit_recent_popularity, Popularity.from_arrays),
+    "markov": (fit_markov, Markov.from_arrays),
+    "item_knn": (fit_item_knn, ItemKNN.from_arrays),
+}
+"""Name -> how it is fitted to training sequences, how it is rebuilt from its arrays."""
+
+
+def build_encoder(config: ModelConfig, n_items: int) -> nn.Module:
+    """An encoder with fresh weights, drawn from the global torch generator."""
+    return ENCODERS[config.name](config, n_items)
+
+
+def fit_counting(
+    config: ModelConfig, training: Ragged, times: NDArray[np.int64] | None, n_items: int
+) -> CountingModel:
+    """A counting model of the training sequences; `times` is aligned with their values, or None."""
+    fit, _ = COUNTING[config.name]
+    return fit(config, training, times, n_items)
+
+
+def counting_from_arrays(config: ModelConfig, arrays: dict[str, NDArray[np.generic]]) -> CountingModel:
+    """A counting model from the arrays that it gave the bundle."""
+    _, rebuild = COUNTING[config.name]
+    return rebuild(config, arrays)

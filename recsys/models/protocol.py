@@ -23,8 +23,10 @@ class Encoder(Protocol):
     An item bias is one more dimension of both.
     """
 
-    max_history: int
-    """Newest items of a history that it reads; older ones are cut."""
+    @property
+    def max_history(self) -> int:
+        """Newest items of a history that it reads; older ones are cut."""
+        ...
 
     def encode(self, items_BL: torch.Tensor) -> torch.Tensor:
         """(B, D) float vectors of histories (B, L) int64, padded with PAD on the left, L <= max_history."""
@@ -42,8 +44,10 @@ class CountingModel(Protocol):
     It needs no index: candidates are the stored entries of the sparse row and the top of the prior.
     """
 
-    prior: NDArray[np.float32]
-    """(V,) score that every history starts from; never negative, and it breaks the ties of the rest."""
+    @property
+    def prior(self) -> NDArray[np.float32]:
+        """(V,) score that every history starts from; never negative, and it breaks the ties of the rest."""
+        ...
 
     def scores(self, histories: Ragged) -> sp.csr_array:
         """(B, V) float32, stored entries > 0, to be added to the prior."""

@@ -1,0 +1,211 @@
+"""Cleaning, as relational steps over the canonical event frame, written once with narwhals.
+
+Every step is `frame -> frame` on a lazy frame, relies on no row order (only on the columns time and row), and
+builds no lists, so that it runs on Polars here and on any other lazy engine of narwhals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals as nw
+
+from data_prep.times import parse_moment
+from recsys import schema
+from recsys.config import CleanConfig
+from recsys.errors import InputError
+
+Frame = nw.LazyFrame[Any]
+Step = Callable[[Frame], Frame]
+Checkpoint = Callable[[Frame], Frame]
+"""Computes a lazy frame once, so that what follows does not compute it again."""
+
+ORDER = [schema.TIME, schema.ROW]
+"""What defines the order in a sequence: time, then the log's own order."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What one step removed.
+
+    Attributes:
+        step: its name.
+        setting: what it was told, in words.
+        events: events removed.
+        sequences: sequences of which no event is left.
+        items: items of which no event is left.
+    """
+
+    step: str
+    setting: str
+    events: int
+    sequences: int
+    items: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """Events, and distinct sequences and items, of a frame."""
+
+    events: int
+    sequences: int
+    items: int
+
+
+def in_memory(frame: Frame) -> Frame:
+    """The checkpoint of engines that live in this process."""
+    return frame.collect().lazy()
+
+
+def clean(
+    events: Frame, settings: CleanConfig, checkpoint: Checkpoint = in_memory
+) -> tuple[Frame, list[Removal]]:
+    """Run the configured steps in their order.
+
+    Args:
+        events: the canonical frame.
+        settings: the `clean` section.
+        checkpoint: how this engine keeps what a step gave.
+
+    Returns:
+        The events left, and what each step removed.
+
+    Raises:
+        InputError: a step removed the last event, or needs a column that the log lacks.
+    """
+    before = size(events)
+    removals = []
+    rated = schema.RATING in events.collect_schema()
+    for name, setting, step in _steps(settings, is_timed(events), rated, checkpoint):
+        events = checkpoint(step(events))
+        after = size(events)
+        gone = before.events - after.events
+        removals.append(
+            Removal(name, setting, gone, before.sequences - after.sequences, before.items - after.items)
+        )
+        if not after.events:
+            raise InputError(
+                f"no event is left: step `{name}` ({setting}) removed the last {gone:,} events; relax it"
+            )
+        before = after
+    return events, removals
+
+
+def size(events: Frame) -> Size:
+    """Count events, sequences and items; a null id is none."""
+    counts = events.select(
+        nw.len().alias("events"),
+        *(
+            (nw.col(key).n_unique() - nw.col(key).is_null().any().cast(nw.Int64)).alias(key)
+            for key in (schema.SEQUENCE, schema.ITEM)
+        ),
+    ).collect()
+    return Size(*(int(counts[column][0]) for column in ("events", schema.SEQUENCE, schema.ITEM)))
+
+
+def is_timed(events: Frame) -> bool:
+    """Whether the log has times."""
+    return int(events.select(nw.col(schema.TIME).count()).collect()[schema.TIME][0]) > 0
+
+
+def _steps(
+    settings: CleanConfig, timed: bool, rated: bool, checkpoint: Checkpoint
+) -> list[tuple[str, str, Step]]:
+    """The steps that these settings ask for: name, setting in words, function."""
+    steps: list[tuple[str, str, Step]] = [
+        ("validate", f"events without {'ids or time' if timed else 'ids'}", lambda e: validate(e, timed))
+    ]
+    if settings.min_rating is not None:
+        least = settings.min_rating
+        if not rated:
+            raise InputError("clean.min_rating needs ratings; set data.columns.rating, or unset it")
+        enough = nw.col(schema.RATING) >= least
+        steps.append(("rating", f"clean.min_rating={least}", lambda e: e.filter(enough)))
+    if settings.start is not None or settings.end is not None:
+        if not timed:
+            raise InputError("clean.start and clean.end need times; set data.columns.time, or unset them")
+        steps.append(_time_range(settings))
+    if settings.duplicates == "drop" and timed:
+        steps.append(("duplicates", "clean.duplicates=drop", drop_duplicates))
+    if settings.repeats != "keep":
+        step = first_occurrences if settings.repeats == "first" else drop_direct_repeats
+        steps.append(("repeats", f"clean.repeats={settings.repeats}", step))
+    core = (settings.min_sequence_length, settings.min_item_count)
+    if max(core) > 1:
+        words = f"clean.min_sequence_length={core[0]}, clean.min_item_count={core[1]}"
+        steps.append(("k-core", words, lambda e: k_core(e, *core, checkpoint)))
+    if settings.max_sequence_length is not None:
+        longest = settings.max_sequence_length
+        steps.append(("length", f"clean.max_sequence_length={longest}", lambda e: newest(e, longest)))
+    return steps
+
+
+def validate(events: Frame, timed: bool) -> Frame:
+    """Keep events that have both ids, and a time where the log has times."""
+    needed = [schema.SEQUENCE, schema.ITEM, *([schema.TIME] if timed else [])]
+    return events.filter(*(~nw.col(column).is_null() for column in needed))
+
+
+def _time_range(settings: CleanConfig) -> tuple[str, str, Step]:
+    bounds, words = [], []
+    if settings.start is not None:
+        bounds.append(nw.col(schema.TIME) >= parse_moment(settings.start, "clean.start"))
+        words.append(f"clean.start={settings.start}")
+    if settings.end is not None:
+        bounds.append(nw.col(schema.TIME) < parse_moment(settings.end, "clean.end"))
+        words.append(f"clean.end={settings.end}")
+    return "time range", ", ".join(words), lambda events: events.filter(*bounds)
+
+
+def drop_duplicates(events: Frame) -> Frame:
+    """Keep the first row of each sequence, item and time."""
+    return events.unique([schema.SEQUENCE, schema.ITEM, schema.TIME], keep="first", order_by=schema.ROW)
+
+
+def first_occurrences(events: Frame) -> Frame:
+    """Keep the oldest event of each item in a sequence."""
+    return events.unique([schema.SEQUENCE, schema.ITEM], keep="first", order_by=ORDER)
+
+
+def drop_direct_repeats(events: Frame) -> Frame:
+    """Keep an event unless the one right before it in its sequence is of the same item."""
+    before = nw.col(schema.ITEM).shift(1).over(schema.SEQUENCE, order_by=ORDER)
+    marked = events.with_columns(before.alias("before"))
+    changed = nw.col("before").is_null() | (nw.col("before") != nw.col(schema.ITEM))
+    return marked.filter(changed).drop("before")
+
+
+def k_core(
+    events: Frame, min_sequence_length: int, min_item_count: int, checkpoint: Checkpoint = in_memory
+) -> Frame:
+    """The largest part in which every sequence and every item has enough events.
+
+    Each round drops rare items, then short sequences; the rounds end when one drops nothing. The result does
+    not depend on the order of the two. Only a count leaves the engine in each round.
+    """
+    rows = -1
+    while True:
+        for key, least in ((schema.ITEM, min_item_count), (schema.SEQUENCE, min_sequence_length)):
+            if least > 1:
+                counts = events.group_by(key).agg(nw.len().alias("n"))
+                events = events.join(counts.filter(nw.col("n") >= least), on=key, how="semi")
+        events = checkpoint(events)
+        left = size(events).events
+        if left in (rows, 0):
+            return events
+        rows = left
+
+
+def newest(events: Frame, longest: int) -> Frame:
+    """Keep the last `longest` events of each sequence."""
+    from_end = nw.col(schema.ROW).cum_count(reverse=True).over(schema.SEQUENCE, order_by=ORDER)
+    numbered = events.with_columns(from_end.alias("from_end"))
+    return numbered.filter(nw.col("from_end") <= longest).drop("from_end")
+
+
+def positions(events: Frame) -> Frame:
+    """Add the place of each event in its sequence, from 0."""
+    place = nw.col(schema.ROW).cum_count().over(schema.SEQUENCE, order_by=ORDER)
+    return events.with_columns((place - 1).cast(nw.Int32).alias(schema.POSITION))

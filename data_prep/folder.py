@@ -1,0 +1,120 @@
+"""A prepared folder on disk: written whole or not at all, and never over another data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.assemble import Tables
+from data_prep.digest import tables_digest
+from recsys import schema
+from recsys.errors import InputError
+
+KIND = "prepared"
+_ROW_GROUP = 65_536  # sequences or items that a reader takes at a time
+
+
+def existing_manifest(folder: Path, input_digest: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of the same data set, already prepared in this folder; None where there is nothing yet.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    remedy = f"choose another folder with prepared=..., or delete {folder}"
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; expected a folder for the prepared data set: {remedy}")
+    if not any(folder.iterdir()):
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads((folder / schema.MANIFEST_FILE).read_text(encoding="utf-8"))
+        kind = manifest["kind"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is not empty and holds no prepared data set: {remedy}") from error
+    if kind != KIND:
+        raise InputError(f"{folder} holds a {kind}, not a prepared data set: {remedy}")
+    if manifest.get("input_digest") != input_digest:
+        raise InputError(
+            f"{folder} already holds another data set, `{manifest.get('name')}`, "
+            f"made from other input: {remedy}"
+        )
+    differing = _differences(_effective(manifest.get("settings", {})), _effective(settings))
+    if differing:
+        raise InputError(
+            f"{folder} already holds another data set, prepared from the same input with other "
+            f"settings ({', '.join(differing)}): {remedy}"
+        )
+    return manifest
+
+
+def is_intact(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether the tables in the folder are those that its manifest describes, in this version's format."""
+    if manifest.get("format_version") != schema.FORMAT_VERSION:
+        return False
+    try:
+        files = (folder / schema.SEQUENCES_FILE, folder / schema.ITEMS_FILE)
+        digest = tables_digest(pq.read_table(file) for file in files)
+    except (OSError, pa.ArrowException):
+        return False
+    return bool(manifest.get("content_digest") == digest)
+
+
+def write_folder(folder: Path, tables: Tables, manifest: dict[str, Any]) -> None:
+    """Write to a folder beside it, flush to disk, then rename; an older version of it is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    stale = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        _write_table(tables.sequences, fresh / schema.SEQUENCES_FILE)
+        _write_table(tables.items, fresh / schema.ITEMS_FILE)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        (fresh / schema.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        for path in (*fresh.iterdir(), fresh):
+            _flush(path)
+        if folder.exists():
+            folder.rename(stale)
+        fresh.rename(folder)
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _write_table(table: pa.Table, file: Path) -> None:
+    pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _effective(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that shape the content: the input's digest stands for where the input is."""
+    data = {
+        key: value
+        for key, value in settings.get("data", {}).items()
+        if key not in ("path", "events", "items")
+    }
+    return {**settings, "data": data}
+
+
+def _differences(left: Any, right: Any, path: str = "") -> list[str]:  # noqa: ANN401 -- any JSON value
+    """Settings that differ, as `section.key was A, is B`."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        keys = sorted(left.keys() | right.keys())
+        nested = (_differences(left.get(key), right.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
+        return [difference for part in nested for difference in part]
+    return [] if left == right else [f"{path} was {left!r}, is {right!r}"]

@@ -1,0 +1,112 @@
+"""The check that runs on every prepared set before it is written: no training event may know the future.
+
+It looks at the finished tables alone, not at how they were made.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.assemble import MARKS, Tables
+from data_prep.splits import Cuts
+from recsys import schema
+
+
+class LeakageError(RuntimeError):
+    """The prepared tables break the rules of their split: a fault of this program, not of the input."""
+
+
+def check_leakage(tables: Tables, kind: str, cuts: Cuts | None) -> list[str]:
+    """Check the rules of a split.
+
+    Args:
+        tables: the finished tables.
+        kind: `leave_one_out`, `global_time` or `user_holdout`.
+        cuts: of a split by global time.
+
+    Returns:
+        What was checked, in words.
+
+    Raises:
+        LeakageError: a rule is broken; the message names the rule and the first sequence or item.
+    """
+    lengths = np.diff(tables.offsets)
+    train_end, valid_start, test_start = (tables.mark(mark) for mark in MARKS)
+    ids = tables.sequences[schema.SEQUENCE_ID]
+
+    def rule(name: str, holds: NDArray[np.bool_]) -> str:
+        if not holds.all():
+            first = int(np.argmin(holds))
+            raise LeakageError(
+                f"{name}: broken by sequence `{ids[first].as_py()}` and {np.sum(~holds) - 1} others"
+            )
+        return name
+
+    ordered = (
+        (train_end >= 0) & (train_end <= valid_start) & (valid_start <= test_start) & (test_start <= lengths)
+    )
+    passed = [
+        rule("every sequence stands once", _unique(ids.to_numpy())),
+        rule("training ends before validation, validation before test", ordered),
+    ]
+    if tables.times is not None:
+        backwards = (
+            np.flatnonzero(np.diff(tables.times) < 0) + 1
+        )  # where an event is older than the one before
+        steps_back = np.isin(backwards, tables.offsets, invert=True)
+        rows = np.searchsorted(tables.offsets, backwards[steps_back], side="right") - 1
+        passed.append(rule("time never runs backwards in a sequence", ~np.isin(np.arange(len(ids)), rows)))
+    if kind == "user_holdout":
+        all_training = train_end == lengths
+        one_target = (train_end == 0) & (valid_start == lengths - 1) & (test_start >= valid_start)
+        passed.append(
+            rule("a held-out sequence trains nothing and has one target", all_training | one_target)
+        )
+    else:
+        passed.append(rule("every event is in exactly one part", train_end == valid_start))
+    if kind == "leave_one_out":
+        expected_test, expected_valid = (lengths >= 2).astype(int), (lengths >= 3).astype(int)
+        one_each = (lengths - test_start == expected_test) & (test_start - valid_start == expected_valid)
+        passed.append(rule("one test event, and one for validation before it", one_each))
+    if cuts is not None:
+        passed.append(rule("no event lies on the wrong side of a cut in time", _within_cuts(tables, cuts)))
+    passed.append(_check_counts(tables))
+    return passed
+
+
+def _unique(ids: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """(S,) whether no earlier row has the id."""
+    first = np.zeros(len(ids), dtype=bool)
+    first[np.unique(ids, return_index=True)[1]] = True
+    return first
+
+
+def _within_cuts(tables: Tables, cuts: Cuts) -> NDArray[np.bool_]:
+    """(S,) whether training < valid_from <= validation < test_from <= test holds for all its events."""
+    assert tables.times is not None
+    lengths = np.diff(tables.offsets)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    places = np.arange(len(rows)) - tables.offsets[rows]
+    part = (places >= tables.mark(schema.VALID_START)[rows]).astype(int)
+    part += places >= tables.mark(schema.TEST_START)[rows]
+    due = (tables.times >= cuts.valid_from).astype(int) + (tables.times >= cuts.test_from)
+    wrong = np.bincount(rows, weights=part != due, minlength=len(lengths))
+    return np.equal(wrong, 0)
+
+
+def _check_counts(tables: Tables) -> str:
+    """Item counts are those of the training part, and nothing else."""
+    name = "item counts come from training events only"
+    lengths = np.diff(tables.offsets)
+    places = np.arange(len(tables.values)) - np.repeat(tables.offsets[:-1], lengths)
+    training = tables.values[places < np.repeat(tables.mark(schema.TRAIN_END), lengths)]
+    stated = np.asarray(tables.items[schema.ITEM_COUNT])
+    counted = np.bincount(training, minlength=len(stated) + 1)[1:]
+    if not np.array_equal(counted, stated):
+        first = int(np.argmax(counted != stated))
+        item = tables.items[schema.ITEM_ID][first].as_py()
+        raise LeakageError(
+            f"{name}: item `{item}` has {stated[first]}, its training events are {counted[first]}"
+        )
+    return name

@@ -1,0 +1,236 @@
+"""From the `data` section to one canonical event frame: find files, map columns, settle types.
+
+The canonical frame has the columns sequence, item (each int64 or strings), time (int64 microseconds, all null
+where the log has no time), rating (float64, only where it is asked for) and row (int64, the log's own order:
+files sorted by name, then the order in each).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from data_prep.ids import mixed_type, odd_one_out, text_ids, typed_ids
+from data_prep.readers import TEXT_FORMATS, read_columns
+from data_prep.times import parse_times
+from recsys import schema
+from recsys.config import Columns, DataConfig
+from recsys.errors import InputError
+
+FORMAT_COLUMNS = {
+    "atomic": Columns(sequence="user_id", item="item_id", time="timestamp", rating="rating"),
+}
+"""The columns of formats that name their own; a configured name goes first, and must then exist."""
+
+_PLAIN_COLUMNS = Columns(sequence="sequence", item="item", time=None, rating=None)
+_ROLES = (schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING)
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log, read.
+
+    Attributes:
+        events: the canonical frame, in the log's order.
+        files: what it was read from, in order; none for a frame.
+        notices: what a person should know of it.
+    """
+
+    events: pl.DataFrame
+    files: tuple[Path, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Raw columns of one file, under the canonical names; `where` names the file."""
+
+    where: str
+    frame: pl.DataFrame
+
+    def locate(self, row: int) -> str:
+        """Name of a row, for errors; rows count from 1, without a header."""
+        return f"{self.where} row {row + 1}"
+
+
+def read_log(data: DataConfig, with_rating: bool) -> Log:
+    """Read the files of the `data` section.
+
+    Args:
+        data: where the log is and which column is what.
+        with_rating: whether a rating column is needed.
+
+    Raises:
+        InputError: a file or column is missing, a file is unreadable, or a value is of the wrong type.
+    """
+    files = event_files(data)
+    choose = functools.partial(choose_columns, data, with_rating)
+    parts = []
+    for file in files:
+        frame = read_columns(file, data.format, functools.partial(choose, where=str(file)))
+        parts.append(Part(str(file), frame))
+    log = canonical_log(parts, data, is_text=data.format in TEXT_FORMATS)
+    return Log(log.events, tuple(files), log.notices)
+
+
+def event_files(data: DataConfig) -> list[Path]:
+    """The files of the log, sorted by name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not data.path:
+        raise InputError("data.path is empty; expected a file, a glob or a folder: set data.path=...")
+    path = Path(data.path)
+    if not path.is_dir():
+        if data.events and path.is_file():
+            raise InputError(f"data.path {path} is a file, but data.events names a file inside it")
+        if data.events:
+            raise InputError(f"there is no folder {path}; set data.path to the folder of {data.events}")
+        return find_files(str(path), "data.path")
+    if data.events:
+        return find_files(str(Path(glob.escape(str(path))) / data.events), "data.events")
+    found = sorted(path.glob("*.inter")) if data.format == "atomic" else []
+    if len(found) == 1:
+        return found
+    inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
+    raise InputError(f"{path} is a folder: set data.events to the log's file in it; it has: {inside}")
+
+
+def find_files(pattern: str, key: str) -> list[Path]:
+    """The file of that name, or the files that a glob matches, sorted by name.
+
+    Raises:
+        InputError: no file is there; `key` names the setting.
+    """
+    if Path(pattern).is_file():
+        return [Path(pattern)]
+    found = sorted(Path(match) for match in glob.glob(pattern, recursive=True))  # noqa: PTH207 -- absolute patterns too
+    files = [file for file in found if file.is_file()]
+    if files:
+        return files
+    if glob.has_magic(pattern):
+        raise InputError(f"{key} `{pattern}` matches no file; check the pattern and the folder")
+    raise InputError(f"there is no file {pattern}; set {key} to where the data is")
+
+
+def item_column(data: DataConfig) -> str:
+    """Name of the log's item column."""
+    return data.columns.item or FORMAT_COLUMNS.get(data.format, _PLAIN_COLUMNS).item or schema.ITEM
+
+
+def choose_columns(data: DataConfig, with_rating: bool, found: Sequence[str], where: str) -> dict[str, str]:
+    """Canonical name -> column of the log.
+
+    A configured column must be there. Of the names that a format brings itself, time and rating are taken
+    where they are there.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    own = FORMAT_COLUMNS.get(data.format, _PLAIN_COLUMNS)
+    chosen = {}
+    for role in _ROLES:
+        configured = getattr(data.columns, role)
+        column = configured or getattr(own, role)
+        optional = configured is None and role in (schema.TIME, schema.RATING)
+        unused = role == schema.RATING and not with_rating
+        if column is None or unused or (optional and column not in found):
+            continue
+        require_column(column, found, where, f"data.columns.{role}")
+        chosen[role] = column
+    return chosen
+
+
+def require_column(column: str, found: Sequence[str], where: str, key: str) -> None:
+    """Raise an InputError that names the columns found, and a close one, when `column` is not there."""
+    if column in found:
+        return
+    close = difflib.get_close_matches(column, found, n=1)
+    hint = f"did you mean `{close[0]}`? " if close else ""
+    raise InputError(f"{where} has no column `{column}` ({key}); {hint}It has: {', '.join(found)}")
+
+
+def canonical_log(parts: Sequence[Part], data: DataConfig, is_text: bool) -> Log:
+    """Settle ids, times and ratings of the raw columns of all files.
+
+    Args:
+        parts: one for each file, in order.
+        data: units and formats of times.
+        is_text: whether the columns are untyped text, so that the whole column decides.
+
+    Raises:
+        InputError: there is no event, or a value is of the wrong type.
+    """
+    columns = set(parts[0].frame.columns)
+    for part in parts:
+        if set(part.frame.columns) != columns:
+            differing = ", ".join(sorted(columns ^ set(part.frame.columns)))
+            raise InputError(f"{parts[0].where} and {part.where} do not both have {differing}")
+    if not any(len(part.frame) for part in parts):
+        raise InputError(f"{parts[0].where} has no events; expected one row an event")
+    settled: dict[str, pl.Series] = {}
+    notices: list[str] = []
+    for role in (schema.SEQUENCE, schema.ITEM):
+        settled[role] = _text_ids(parts, role, notices) if is_text else _typed_ids(parts, role)
+    rows = len(settled[schema.SEQUENCE])
+    settled[schema.TIME] = _times(parts, data) if schema.TIME in columns else _nulls(rows)
+    if schema.RATING in columns:
+        settled[schema.RATING] = pl.concat([_ratings(part) for part in parts])
+    settled[schema.ROW] = pl.int_range(rows, dtype=pl.Int64, eager=True)
+    return Log(pl.DataFrame(settled), notices=tuple(notices))
+
+
+def _nulls(rows: int) -> pl.Series:
+    return pl.repeat(None, rows, dtype=pl.Int64, eager=True)
+
+
+def _text_ids(parts: Sequence[Part], role: str, notices: list[str]) -> pl.Series:
+    ids = text_ids(pl.concat([part.frame[role] for part in parts]))
+    odd = odd_one_out(ids) if ids.dtype == pl.String else None
+    if odd is not None:
+        row = odd
+        for part in parts:
+            if row < len(part.frame):
+                notices.append(
+                    f"{role} ids are strings, though nearly all are whole numbers: "
+                    f"{part.locate(row)} has `{ids[odd]}`"
+                )
+                break
+            row -= len(part.frame)
+    return ids
+
+
+def _typed_ids(parts: Sequence[Part], role: str) -> pl.Series:
+    columns = [typed_ids(part.frame[role], f"{role} ids of {part.where}") for part in parts]
+    kinds = {ids.dtype: part.where for ids, part in zip(columns, parts, strict=True) if ids.count()}
+    if len(kinds) > 1:
+        detail = " and ".join(f"{kind} in {where}" for kind, where in kinds.items())
+        raise mixed_type(f"{role} ids", f" ({detail})")
+    kind = next(iter(kinds), pl.Int64())
+    return pl.concat([ids.cast(kind) for ids in columns])
+
+
+def _times(parts: Sequence[Part], data: DataConfig) -> pl.Series:
+    unit, text_format = data.time_unit, data.time_format
+    times = pl.concat(
+        [parse_times(part.frame[schema.TIME], unit, text_format, part.locate) for part in parts]
+    )
+    if not times.count():
+        raise InputError(f"{parts[0].where} has no time in any row; unset data.columns.time")
+    return times
+
+
+def _ratings(part: Part) -> pl.Series:
+    values = part.frame[schema.RATING]
+    numbers = values.cast(pl.Float64, strict=False)
+    bad = (numbers.is_null() & values.is_not_null()).arg_true()
+    if len(bad):
+        raise InputError(f"{part.locate(bad[0])}: rating `{values[bad[0]]}` is not a number; correct the row")
+    return numbers

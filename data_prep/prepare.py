@@ -1,0 +1,228 @@
+"""The job: a log in, a prepared data set out."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+
+from data_prep.assemble import MARKS, Tables, assemble
+from data_prep.cleaning import Frame, Removal, clean, in_memory, is_timed, positions, size
+from data_prep.digest import files_digest, tables_digest
+from data_prep.folder import KIND, existing_manifest, is_intact, write_folder
+from data_prep.frames import frame_items, frame_log
+from data_prep.items import TITLE, items_file, read_items
+from data_prep.leakage import check_leakage
+from data_prep.logs import Log, event_files, read_log
+from data_prep.splits import Cuts, global_cuts, split_marks, training_counts
+from recsys import schema
+from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns
+from recsys.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What a preparation gave.
+
+    Attributes:
+        path: folder of the prepared data set.
+        manifest: the content of its manifest.json.
+        removals: what each cleaning step removed.
+        notices: what a person should know of the input.
+        reused: whether the very same data set was there already and was left alone.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    removals: tuple[Removal, ...]
+    notices: tuple[str, ...]
+    reused: bool
+
+    def lines(self) -> list[str]:
+        """A summary in plain text."""
+        counts = self.manifest["counts"]
+        lines = [
+            f"{self.path}: {counts['sequences']:,} sequences, {counts['items']:,} items, "
+            f"{counts['events']:,} events"
+        ]
+        if self.reused:
+            lines.append("  the same input with the same settings was prepared before; left as it is")
+        lines += [
+            f"  {removal.step}: removed {removal.events:,} events, {removal.sequences:,} sequences, "
+            f"{removal.items:,} items ({removal.setting})"
+            for removal in self.removals
+        ]
+        lines.append(
+            f"  split {self.manifest['split']['kind']}: {counts['training_events']:,} training events, "
+            f"{counts['validation_targets']:,} validation and {counts['test_targets']:,} test targets"
+        )
+        lines.append(
+            f"  no leakage ({len(self.manifest['leakage_check'])} rules checked); "
+            f"content {self.manifest['content_digest'][:12]}"
+        )
+        return lines + [f"  note: {notice}" for notice in self.notices]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What is to be prepared; its digest is known before anything is computed."""
+
+    log: Log
+    items: pl.DataFrame | None
+    digest: str
+
+
+def prepare(config: ExperimentConfig) -> PrepareReport:
+    """Prepare the log that the configuration names, in `config.prepared_path`.
+
+    The same input with the same settings gives the same content and is not written again.
+
+    Raises:
+        InputError: the input is missing or bad, or the folder holds another data set.
+    """
+    is_sample = config.data.format == "sample"
+    in_passing = is_sample and not config.data.path
+    with tempfile.TemporaryDirectory() if in_passing else nullcontext(config.data.path) as folder:
+        data = _sample_data(Path(folder), config.data) if is_sample else config.data
+        files = event_files(data)
+        table = items_file(data)
+        digest = files_digest([*files, *([table] if table else [])])
+        report = _reuse(config, digest)
+        if report:
+            return report
+        log = read_log(data, with_rating=config.clean.min_rating is not None)
+        items = read_items(data, table) if table else None
+    return _prepare(config, _Input(log, items, digest))
+
+
+def prepare_frame(frame: object, config: ExperimentConfig, items: object = None) -> PrepareReport:
+    """Prepare a log that is a pandas, Polars or Arrow table already.
+
+    Args:
+        frame: the events; `config.data.columns` names its columns, `config.data.path` is not read.
+        config: the configuration.
+        items: the item table, or None; `config.data.item_columns` names its columns.
+
+    Raises:
+        InputError: a column is missing, a value is bad, or the folder holds another data set.
+    """
+    log = frame_log(frame, config.data, with_rating=config.clean.min_rating is not None)
+    table = None if items is None else frame_items(items, config.data)
+    tables = [log.events.to_arrow(), *([] if table is None else [table.to_arrow()])]
+    digest = tables_digest(tables)
+    return _reuse(config, digest) or _prepare(config, _Input(log, table, digest))
+
+
+def _sample_data(folder: Path, data: DataConfig) -> DataConfig:
+    """Write the built-in sample's files, where they are not there yet, and say how they are read."""
+    from data_prep.sample import write_sample
+
+    if not (folder / "plays.csv").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_sample(folder)
+    return DataConfig(
+        path=str(folder),
+        format="csv",
+        events="plays.csv",
+        items="items.csv",
+        columns=Columns(sequence="user", item="item", time="time"),
+        item_columns=ItemColumns(id="item", title=TITLE, attributes=data.item_columns.attributes),
+    )
+
+
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    return {name: getattr(config, name).model_dump(mode="json") for name in ("data", "clean", "split")}
+
+
+def _reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
+    """The report of the same data set, if it is there already and sound."""
+    manifest = existing_manifest(config.prepared_path, digest, _settings(config))
+    if manifest is None or not is_intact(config.prepared_path, manifest):
+        return None
+    removals = tuple(Removal(**removal) for removal in manifest["removals"])
+    return PrepareReport(config.prepared_path, manifest, removals, tuple(manifest["notices"]), reused=True)
+
+
+def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
+    canonical = nw.from_native(source.log.events.lazy())
+    read = size(canonical)
+    events, removals = clean(canonical, config.clean)
+    cuts = global_cuts(events, config.split)
+    placed = in_memory(positions(events))
+    marks = in_memory(split_marks(placed, config.split, cuts))
+    tables, notices = assemble(
+        _collected(placed),
+        _collected(marks),
+        _collected(training_counts(placed, marks)),
+        items=source.items,
+        timed=is_timed(placed),
+    )
+    passed = check_leakage(tables, config.split.kind, cuts)
+    counts = _counts(tables)
+    notices = [*source.log.notices, *notices, *_missing_targets(counts)]
+    manifest = {
+        "format_version": schema.FORMAT_VERSION,
+        "kind": KIND,
+        "name": config.name,
+        "counts": {"events_read": read.events, **counts},
+        "id_types": {
+            "sequence": str(tables.sequences[schema.SEQUENCE_ID].type),
+            "item": str(tables.items[schema.ITEM_ID].type),
+        },
+        "split": {**config.split.model_dump(mode="json"), **_dates(cuts)},
+        "settings": _settings(config),
+        "input_digest": source.digest,
+        "content_digest": tables_digest((tables.sequences, tables.items)),
+        "vocabulary_hash": Vocabulary(tables.items[schema.ITEM_ID]).hash,
+        "removals": [asdict(removal) for removal in removals],
+        "leakage_check": passed,
+        "notices": notices,
+    }
+    write_folder(config.prepared_path, tables, manifest)
+    return PrepareReport(config.prepared_path, manifest, tuple(removals), tuple(notices), reused=False)
+
+
+def _collected(frame: Frame) -> pl.DataFrame:
+    return frame.collect("polars").to_polars()
+
+
+def _counts(tables: Tables) -> dict[str, int]:
+    """Sizes of the data set, of the parts of its split, and how many targets each asks for."""
+    lengths = np.diff(tables.offsets)
+    train_end, valid_start, test_start = (tables.mark(mark) for mark in MARKS)
+    return {
+        "sequences": len(lengths),
+        "items": tables.items.num_rows,
+        "events": int(lengths.sum()),
+        "training_events": int(train_end.sum()),
+        "history_events": int((valid_start - train_end).sum()),
+        "validation_events": int((test_start - valid_start).sum()),
+        "test_events": int((lengths - test_start).sum()),
+        "validation_targets": int(((valid_start < test_start) & (valid_start > 0)).sum()),
+        "test_targets": int(((test_start < lengths) & (test_start > 0)).sum()),
+    }
+
+
+def _missing_targets(counts: dict[str, int]) -> list[str]:
+    return [
+        f"no sequence has a {part} target, so that {part} measures nothing; check the split"
+        for part in ("validation", "test")
+        if not counts[f"{part}_targets"]
+    ]
+
+
+def _dates(cuts: Cuts | None) -> dict[str, str | int]:
+    """The cuts in time, in microseconds since 1970 UTC and as dates."""
+    if cuts is None:
+        return {}
+    moments = {"valid_cut": cuts.valid_from, "test_cut": cuts.test_from}
+    start = datetime(1970, 1, 1, tzinfo=UTC)
+    dates = {f"{key}_date": (start + timedelta(microseconds=at)).isoformat() for key, at in moments.items()}
+    return {**{f"{key}_microseconds": at for key, at in moments.items()}, **dates}

@@ -1,0 +1,153 @@
+"""One small function per format: a file in, a lazy frame with the file's own columns out.
+
+A new source is one function here and its name in `READERS` (and in `DataConfig.format`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.json
+
+from data_prep.ids import mixed_type
+from recsys import schema
+from recsys.errors import InputError
+
+TEXT_FORMATS = ("csv", "tsv", "atomic", "sequences", "pairs")
+"""Formats without types: their readers give strings, and the whole column decides the type of ids."""
+
+_JSON_BLOCK = 1 << 24  # bytes; a line must fit into one block
+
+
+def read_csv(file: Path, separator: str = ",", quote: str | None = '"') -> pl.LazyFrame:
+    """Comma separated values with a header, all as strings."""
+    return pl.scan_csv(_source(file), separator=separator, quote_char=quote, infer_schema=False, glob=False)
+
+
+def read_tsv(file: Path) -> pl.LazyFrame:
+    """Tab separated values with a header, all as strings."""
+    return read_csv(file, separator="\t")
+
+
+def read_atomic(file: Path) -> pl.LazyFrame:
+    """RecBole's atomic file: tab separated, no quoting, a header of `name:type`; all as strings."""
+    frame = read_csv(file, separator="\t", quote=None)
+    return frame.rename({name: name.partition(":")[0] for name in frame.collect_schema().names()})
+
+
+def read_parquet(file: Path) -> pl.LazyFrame:
+    """Parquet, with its types."""
+    return pl.scan_parquet(_source(file), glob=False)
+
+
+def read_jsonl(file: Path) -> pl.LazyFrame:
+    """One JSON object a line, with JSON's types; text stays text even where it looks like a date."""
+    source = _source(file)
+    content = source.read_bytes() if isinstance(source, Path) else source
+
+    def parse(text_fields: list[str]) -> pa.Table:
+        texts = pa.schema([(name, pa.string()) for name in text_fields])
+        options = pa.json.ParseOptions(explicit_schema=texts)
+        blocks = pa.json.ReadOptions(block_size=_JSON_BLOCK)
+        return pa.json.read_json(io.BytesIO(content), read_options=blocks, parse_options=options)
+
+    try:
+        table = parse([])
+        dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+        table = parse(dates) if dates else table
+    except pa.ArrowInvalid as error:
+        change = re.search(r"Column\(/(.*)\) changed from (\w+) to (\w+)", str(error))
+        if change:
+            column, before, after = change.groups()
+            raise mixed_type(f"values of `{column}` in {file}", f" ({before} and {after})") from error
+        raise InputError(f"{file} is not JSON lines: {error}; expected one JSON object a line") from error
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame.lazy()
+
+
+def read_sequences(file: Path) -> pl.LazyFrame:
+    """Lines of `user item item ...`, oldest item first; one row an event, all as strings."""
+    return _tokens(file, "`user item item ...`", at_least=2, at_most=None)
+
+
+def read_pairs(file: Path) -> pl.LazyFrame:
+    """Lines of `user item`, each user's in order; all as strings."""
+    return _tokens(file, "`user item`", at_least=2, at_most=2)
+
+
+def _tokens(file: Path, expected: str, at_least: int, at_most: int | None) -> pl.LazyFrame:
+    lines = pl.scan_lines(_source(file), row_index_name="number", glob=False)
+    words = lines.select(pl.col("number") + 1, words=pl.col("line").str.extract_all(r"\S+")).collect()
+    words = words.filter(pl.col("words").list.len() > 0)
+    fields = pl.col("words").list.len()
+    wrong = words.filter((fields < at_least) | (fields > at_most if at_most else pl.lit(False)))
+    if len(wrong):
+        number, found = wrong.row(0)
+        had = f"user `{found[0]}` and no item" if len(found) == 1 else f"{len(found)} fields"
+        raise InputError(f"{file} line {number} has {had}; expected {expected}, separated by blanks")
+    pairs = words.lazy().select(
+        pl.col("words").list.first().alias(schema.SEQUENCE), pl.col("words").list.slice(1).alias(schema.ITEM)
+    )
+    return pairs.explode(schema.ITEM)
+
+
+READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "parquet": read_parquet,
+    "jsonl": read_jsonl,
+    "atomic": read_atomic,
+    "sequences": read_sequences,
+    "pairs": read_pairs,
+}
+
+
+def read_columns(file: Path, kind: str, choose: Callable[[list[str]], dict[str, str]]) -> pl.DataFrame:
+    """Read some columns of one file.
+
+    Args:
+        file: the file; gzip by its extension `.gz`.
+        kind: one of `READERS`.
+        choose: from the file's columns, new name -> column; may raise InputError.
+
+    Raises:
+        InputError: the file is empty, cut short, or not of this format.
+    """
+    if file.stat().st_size == 0:
+        raise InputError(f"{file} is empty (0 bytes); expected a log in format {kind}")
+    try:
+        frame = READERS[kind](file)
+        chosen = choose(frame.collect_schema().names())
+        return frame.select(pl.col(column).alias(name) for name, column in chosen.items()).collect()
+    except InputError:
+        raise
+    except pl.exceptions.NoDataError as error:
+        raise InputError(f"{file} is empty; expected a log in format {kind}") from error
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{file} cannot be read as {kind}: {reason}; check the file (text must be UTF-8) and the format"
+        ) from error
+
+
+def _source(file: Path) -> Path | bytes:
+    """The file itself, or its content where it is compressed (a cut archive must not pass for a log)."""
+    if file.suffix != ".gz":
+        return file
+    try:
+        content = gzip.decompress(file.read_bytes())
+    except EOFError as error:
+        raise InputError(f"{file} is a truncated gzip file; copy or download it again") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{file} is not a sound gzip file ({error}); copy or download it again") from error
+    if not content:
+        raise InputError(f"{file} is empty once decompressed; expected a log")
+    return content

@@ -1,0 +1,158 @@
+"""Splits, as marks: [0, train_end) is training, [valid_start, test_start) validation, the rest test.
+
+Written with narwhals, like the cleaning: lazy, no lists, no reliance on row order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import narwhals as nw
+import numpy as np
+
+from data_prep.cleaning import Frame, is_timed
+from data_prep.times import parse_moment
+from recsys import schema
+from recsys.config import GlobalTime, LeaveOneOut, SplitConfig, UserHoldout
+from recsys.errors import InputError
+
+LENGTH = "length"  # int32 events of the sequence
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Where validation and test begin, in microseconds since 1970 UTC."""
+
+    valid_from: int
+    test_from: int
+
+
+def split_marks(events: Frame, split: SplitConfig, cuts: Cuts | None) -> Frame:
+    """One row for each sequence: sequence, length, train_end, valid_start, test_start (int32).
+
+    Args:
+        events: the cleaned canonical frame.
+        split: the `split` section.
+        cuts: what `global_cuts` gave for it; only the split by global time has them.
+    """
+    if isinstance(split, GlobalTime):
+        assert cuts is not None
+        marks = _global_time(events, cuts)
+    elif isinstance(split, UserHoldout):
+        marks = _user_holdout(events, split)
+    else:
+        marks = _leave_one_out(events, split)
+    columns = (LENGTH, schema.TRAIN_END, schema.VALID_START, schema.TEST_START)
+    return marks.select(schema.SEQUENCE, *(nw.col(column).cast(nw.Int32) for column in columns))
+
+
+def training_counts(positioned: Frame, marks: Frame) -> Frame:
+    """Item -> events in the training part (`count`); items that are not in it have 0.
+
+    Args:
+        positioned: events with their `position`.
+        marks: what `split_marks` gave.
+    """
+    training = nw.col(schema.POSITION) < nw.col(schema.TRAIN_END)
+    joined = positioned.join(marks, on=schema.SEQUENCE, how="inner")
+    counted = joined.with_columns(training.cast(nw.Int64).alias(schema.ITEM_COUNT))
+    return counted.group_by(schema.ITEM).agg(nw.col(schema.ITEM_COUNT).sum())
+
+
+def global_cuts(events: Frame, split: SplitConfig) -> Cuts | None:
+    """The two cuts of a split by global time, and None for every other split.
+
+    A fraction f is the time of the event that stands at f of all events in time order; events at the very
+    time of a cut belong to the later part, so that nothing of the future reaches training.
+
+    Raises:
+        InputError: the log has no time, a fraction is not between 0 and 1, or the cuts are out of order.
+    """
+    if not isinstance(split, GlobalTime):
+        return None
+    if not is_timed(events):
+        raise InputError("split global_time needs times; set data.columns.time or choose split=leave_one_out")
+    counts = events.group_by(schema.TIME).agg(nw.len().alias("n")).sort(schema.TIME).collect("pyarrow")
+    times, before = counts[schema.TIME].to_numpy(), np.cumsum(counts["n"].to_numpy().astype(np.int64))
+
+    def cut(value: str | float, key: str) -> int:
+        if isinstance(value, str):
+            return parse_moment(value, key)
+        if not 0 < value < 1:
+            raise InputError(f"{key} is {value}; expected a fraction between 0 and 1, or an ISO date")
+        return int(times[np.searchsorted(before, int(value * before[-1]), side="right")])
+
+    cuts = Cuts(cut(split.valid_from, "split.valid_from"), cut(split.test_from, "split.test_from"))
+    if cuts.valid_from > cuts.test_from:
+        raise InputError(
+            f"split.valid_from ({split.valid_from}) lies after split.test_from ({split.test_from}); "
+            "validation comes before test: exchange them"
+        )
+    return cuts
+
+
+def _leave_one_out(events: Frame, _split: LeaveOneOut) -> Frame:
+    """Last event test, the one before it validation; two events: the last is test; one: all training."""
+    n = nw.col(LENGTH)
+    test_start = n - (n >= 2).cast(nw.Int32)
+    valid_start = test_start - (n >= 3).cast(nw.Int32)
+    return _lengths(events).with_columns(
+        test_start.alias(schema.TEST_START),
+        valid_start.alias(schema.VALID_START),
+        valid_start.alias(schema.TRAIN_END),
+    )
+
+
+def _global_time(events: Frame, cuts: Cuts) -> Frame:
+    time = nw.col(schema.TIME)
+    flagged = events.with_columns(
+        (time < cuts.valid_from).cast(nw.Int32).alias(schema.VALID_START),
+        (time < cuts.test_from).cast(nw.Int32).alias(schema.TEST_START),
+    )
+    marks = flagged.group_by(schema.SEQUENCE).agg(
+        nw.len().alias(LENGTH), nw.col(schema.VALID_START).sum(), nw.col(schema.TEST_START).sum()
+    )
+    return marks.with_columns(nw.col(schema.VALID_START).alias(schema.TRAIN_END))
+
+
+def _user_holdout(events: Frame, split: UserHoldout) -> Frame:
+    """Held-out sequences train nothing; their last event is the target, what is before it its history."""
+    lengths = _lengths(events)
+    ids = lengths.select(schema.SEQUENCE).collect("pyarrow")[schema.SEQUENCE].to_list()
+    valid, test = held_out(ids, split)
+    in_valid, in_test = nw.col(schema.SEQUENCE).is_in(valid), nw.col(schema.SEQUENCE).is_in(test)
+    held, last, end = in_valid | in_test, nw.col(LENGTH) - 1, nw.col(LENGTH)
+    return lengths.with_columns(
+        nw.when(held).then(nw.lit(0)).otherwise(end).alias(schema.TRAIN_END),
+        nw.when(held).then(last).otherwise(end).alias(schema.VALID_START),
+        nw.when(in_test).then(last).otherwise(end).alias(schema.TEST_START),
+    )
+
+
+def held_out(ids: list[int | str], split: UserHoldout) -> tuple[list[int | str], list[int | str]]:
+    """Ids held out for validation and for test.
+
+    Each id is drawn by a hash of the seed and itself, so that more data moves no sequence to another part.
+
+    Raises:
+        InputError: the fractions leave nothing to train on.
+    """
+    if split.valid + split.test >= 1:
+        raise InputError(
+            f"split.valid {split.valid} and split.test {split.test} leave no sequence to train on; "
+            "their sum must be less than 1"
+        )
+    valid, test = [], []
+    for sequence in ids:
+        digest = hashlib.blake2b(f"{split.seed}:{sequence}".encode(), digest_size=8).digest()
+        draw = int.from_bytes(digest, "little") / 2**64
+        if draw < split.test:
+            test.append(sequence)
+        elif draw < split.test + split.valid:
+            valid.append(sequence)
+    return valid, test
+
+
+def _lengths(events: Frame) -> Frame:
+    return events.group_by(schema.SEQUENCE).agg(nw.len().cast(nw.Int32).alias(LENGTH))

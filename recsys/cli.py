@@ -1,0 +1,327 @@
+"""The command line: where data preparation, the library and serving meet.
+
+Imports of the other rooms, and of anything slow, stand inside the commands that need them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recsys.errors import InputError
+
+if TYPE_CHECKING:
+    from recsys.config import ExperimentConfig
+    from recsys.dataset import PreparedData
+    from recsys.recommender import Recommendations, Recommender
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="one of configs/, or your own")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="such as data.path=logs training.epochs=5")
+]
+BundleName = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="a folder, runs:/RUN_ID/bundle or models:/NAME@ALIAS")
+]
+TrackingUri = Annotated[
+    str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="where runs:/ and models:/ are looked up")
+]
+Backend = Annotated[str | None, typer.Option(help="annoy, exact or auto (the faster one here)")]
+DataFolder = Annotated[Path | None, typer.Option(help="prepared data; default: what the bundle was trained on")]
+DEFAULT_TRACKING = "sqlite:///mlflow.db"
+
+
+@app.callback()
+def recsys(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    """Sequential recommendation, from logs to an endpoint."""
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="folder for everything it makes")] = Path("quickstart"),
+) -> None:
+    """Built-in sample: prepare, train, evaluate, index, recommend, export."""
+    from data_prep.prepare import prepare as prepare_log
+    from data_prep.sample import read_oracle, write_sample
+    from recsys import quickstart as sample
+    from serving.export import export as export_all
+
+    write_sample(out / "sample")
+    config = sample.configuration(out)
+    for line in prepare_log(config).lines():
+        _say(line)
+    recommender = sample.train_and_compare(config, read_oracle(out / "sample").hr_at_10, say=_say)
+    history = sample.example_history(config)
+    _show(recommender, history, recommender.recommend(history, 10))
+    report = export_all(recommender, _prepared(recommender, None), out / "recommendations.parquet", k=20)
+    _say(f"exported {report.sequences:,} lists to {report.path} in {report.seconds:.1f} s")
+    _say(f"next: recsys serve {recommender.bundle.folder}")
+
+
+@app.command()
+def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Logs -> a prepared data set."""
+    from data_prep.prepare import prepare as prepare_log
+
+    for line in prepare_log(_load(config, overrides)).lines():
+        _say(line)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="refit all events for the number of epochs that validation chose")
+    ] = False,
+) -> None:
+    """A prepared data set -> an MLflow run and a bundle."""
+    from recsys.experiment import train as train_model
+
+    trained = train_model(_load(config, overrides), resume=resume, final=final, say=_say)
+    epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
+    _say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items removed:")
+    for split in ("valid", "test"):
+        values = {
+            name.removeprefix(f"{split}_"): value
+            for name, value in trained.metrics.items()
+            if name.startswith(f"{split}_")
+        }
+        if values:
+            _say(f"  {split:5}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+
+
+@app.command()
+def evaluate(
+    bundle: BundleName,
+    split: Annotated[str, typer.Option(help="valid or test")] = "test",
+    protocol: Annotated[str, typer.Option(help="full, pop-100 or uniform-100")] = "full",
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="rank the history's items too")] = False,
+    data: DataFolder = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result there")] = None,
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """Metrics of a bundle on a split of its data."""
+    from recsys.bundle import Bundle
+    from recsys.evaluation import evaluate_bundle
+
+    loaded = Bundle.load(_resolve(bundle, tracking_uri))
+    result = evaluate_bundle(
+        loaded, loaded.prepared_data(data), split=split, protocol=protocol, exclude_seen=not keep_seen
+    )
+    for line in result.lines():
+        _say(line)
+    if json_file:
+        content = {"model_version": loaded.model_version, "model": loaded.config.model.name, **result.to_json()}
+        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def index(
+    bundle: BundleName,
+    recall: Annotated[float, typer.Option(help="recall@100 to reach against exact search")] = 0.99,
+    dim: Annotated[int | None, typer.Option(help="dimensions of the index; default: all")] = None,
+    backend: Annotated[str, typer.Option(help="what to search with: annoy, exact or auto")] = "annoy",
+    data: DataFolder = None,
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """(Re)build the index of a bundle, and measure it."""
+    from recsys.bundle import Bundle
+    from recsys.experiment import index_queries
+    from recsys.index import build_index
+
+    loaded = Bundle.load(_resolve(bundle, tracking_uri))
+    queries = index_queries(loaded.prepared_data(data))
+    info = build_index(loaded, queries, recall=recall, dim=dim, backend=_backend(backend) or "annoy")
+    _say(
+        f"{info.count:,} items in {info.dimension} dimensions, {info.trees} trees, search_k {info.search_k}: "
+        f"recall@{info.k} {info.recall:.4f} (asked {info.asked_recall}) on {info.queries:,} histories"
+    )
+    _say(f"median query: annoy {info.annoy_ms:.3f} ms, exact {info.exact_ms:.3f} ms; faster here: {info.faster}")
+
+
+@app.command()
+def recommend(
+    bundle: BundleName,
+    history: Annotated[str, typer.Option(help="item ids, oldest first, separated by commas")],
+    k: Annotated[int, typer.Option("-k", min=1, help="number of recommendations")] = 10,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="recommend the history's items too")] = False,
+    backend: Backend = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """One answer, as a table with titles."""
+    recommender = _recommender(bundle, backend, tracking_uri)
+    ids: list[int | str] = [part.strip() for part in history.split(",") if part.strip()]
+    answer = recommender.recommend(ids, k, exclude_seen=not keep_seen)
+    if as_json:
+        typer.echo(json.dumps(answer.to_json(), ensure_ascii=False, indent=2))
+    else:
+        _show(recommender, ids, answer)
+
+
+@app.command()
+def export(
+    bundle: BundleName,
+    out: Annotated[Path, typer.Option(help="Parquet file to write")],
+    k: Annotated[int, typer.Option("-k", min=1, help="recommendations for each sequence")] = 100,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="recommend the history's items too")] = False,
+    backend: Backend = "auto",
+    data: DataFolder = None,
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """Recommendations for every sequence, from its whole history."""
+    from recsys.progress import count_reporter
+    from serving.export import export as export_all
+
+    recommender = _recommender(bundle, backend, tracking_uri)
+    prepared = _prepared(recommender, data)
+    with count_reporter("export", len(prepared.sequences)) as report:
+        done = export_all(
+            recommender, prepared, out, k=k, exclude_seen=not keep_seen, progress=lambda n, _: report(n)
+        )
+    _say(
+        f"{done.path}: {done.sequences:,} sequences, {done.items:,} recommendations by {done.model_version} "
+        f"({done.backend}) in {done.seconds:.1f} s"
+    )
+
+
+@app.command()
+def serve(
+    bundle: BundleName,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
+    backend: Backend = None,
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """The endpoint, until it is stopped."""
+    from serving.server import serve as run_server
+
+    run_server(_recommender(bundle, backend, tracking_uri), host, port)
+
+
+@app.command()
+def promote(
+    bundle: BundleName,
+    model: Annotated[str | None, typer.Option(help="registered model; default: the bundle's own")] = None,
+    if_better: Annotated[
+        str | None, typer.Option(help="only if this test metric, such as ndcg@10, is higher")
+    ] = None,
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """Make a bundle the registry's `champion`; the former one becomes `previous`."""
+    from recsys.bundle import Bundle
+    from recsys.registry import promote as move_champion
+
+    name = model or Bundle.load(_resolve(bundle, tracking_uri)).config.registered_name
+    _say(move_champion(bundle, model_name=name, tracking_uri=tracking_uri, if_better=if_better).message)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="the registered model")],
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """Make the previous champion the champion again."""
+    from recsys.registry import rollback as move_back
+
+    _say(move_back(model, tracking_uri).message)
+
+
+def prepare_frame(frame: object, tree: dict[str, Any], items: object = None) -> PreparedData:
+    """Prepare a table of events; the part of `recsys.prepare` that needs the data preparation."""
+    from data_prep.prepare import prepare_frame as prepare_table
+    from recsys.config import build_config
+    from recsys.dataset import PreparedData
+
+    return PreparedData.load(prepare_table(frame, build_config(tree, where="recsys.prepare"), items).path)
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 bad usage or input (one line), 1 a failure of ours."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments)
+    except InputError as error:
+        _fail(f"error: {error}", 2, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `recsys ... | head` is no failure
+        sys.exit(0)
+    except Exception as error:
+        _fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    typer.echo(message, err=True)
+    sys.exit(code)
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:
+    from recsys.config import load_config
+
+    return load_config(file, overrides or [])
+
+
+def _resolve(bundle: str, tracking_uri: str) -> Path:
+    """The bundle's folder; MLflow is imported only for a URI."""
+    if not bundle.startswith(("runs:/", "models:/")):
+        return Path(bundle)
+    from recsys.registry import resolve_bundle
+
+    return resolve_bundle(bundle, tracking_uri)
+
+
+def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, which the type checker cannot see
+    if name not in (None, "annoy", "exact", "auto"):
+        raise InputError(f"backend `{name}` is unknown; known: annoy, exact, auto")
+    return name
+
+
+def _recommender(bundle: str, backend: str | None, tracking_uri: str) -> Recommender:
+    from recsys.recommender import Recommender
+
+    return Recommender.load(_resolve(bundle, tracking_uri), backend=_backend(backend))
+
+
+def _prepared(recommender: Recommender, data: Path | None) -> PreparedData:
+    return recommender.bundle.prepared_data(data)
+
+
+def _show(recommender: Recommender, history: list[int | str], answer: Recommendations) -> None:
+    """History and answer as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    titles = dict(zip(history, recommender.titles(history), strict=True))
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    shown = [f"{item_id} {titles[item_id] or ''}".strip() for item_id in history if item_id not in answer.unknown]
+    console.print("after: " + ", ".join(shown[-5:]) if shown else "after an empty history", markup=False)
+    if answer.unknown:
+        console.print(f"unknown, ignored: {', '.join(map(str, answer.unknown))}", markup=False)
+    if answer.fallback:
+        console.print(f"no known item in the history: this is {answer.fallback}", markup=False)
+    table = Table("rank", "item", "title", "score", title=f"model version {answer.model_version}")
+    for rank, item in enumerate(answer.items, start=1):
+        table.add_row(str(rank), str(item.id), item.title or "", f"{item.score:.4f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

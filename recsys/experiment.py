@@ -1,0 +1,237 @@
+"""One experiment from prepared data to a finished bundle, recorded in MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.bundle import Bundle, save_bundle
+from recsys.config import BERT4RecConfig, ExperimentConfig
+from recsys.dataset import PreparedData, Split
+from recsys.errors import InputError
+from recsys.evaluation import evaluate, score_function
+from recsys.index import build_index
+from recsys.models import COUNTING, fit_counting
+from recsys.models.protocol import Model
+from recsys.sequences import Ragged
+from recsys.tracking import TrackedRun, track_run
+from recsys.training import LAST_CHECKPOINT, fit_encoder
+
+STATE_FILE = "run.json"
+HISTORY_FILE = "history.jsonl"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished experiment.
+
+    Attributes:
+        bundle: its folder.
+        run_id: MLflow's id of the run.
+        model_version: of the bundle.
+        best_epoch: the epoch that validation chose, from 1; None for a counting model.
+        metrics: `valid_ndcg@10`, `test_hr@10` and so on. A final bundle, which has seen every event, carries
+            those of the run that chose its epochs.
+        seconds: wall time of the training and its validations, without evaluation, index and record.
+    """
+
+    bundle: Path
+    run_id: str
+    model_version: str
+    best_epoch: int | None
+    metrics: dict[str, float]
+    seconds: float
+
+
+def train(
+    config: ExperimentConfig, *, resume: bool = False, final: bool = False, say: Say = lambda line: None
+) -> Trained:
+    """Train what the configuration says, and leave a bundle in `config.output_path`.
+
+    Args:
+        config: the experiment; its data must be prepared.
+        resume: continue an interrupted training from its last finished epoch.
+        final: fit all events, validation and test included, for as many epochs as validation chose in an
+            earlier run of the same configuration: what one deploys. Its folder is `final` below the run's.
+        say: called with a line for each stage.
+
+    Raises:
+        InputError: the data is not prepared, there is nothing to take the epochs from, or what is there to
+            resume was made by another configuration or from other data.
+    """
+    data = PreparedData.load(config.prepared_path)
+    folder = config.output_path / "final" if final else config.output_path
+    chosen = _chosen_by_validation(config, data) if final else None
+    state = _State.open(folder, config, data, resume=resume)
+    name = f"{config.model.name} (final)" if final else config.model.name
+    with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
+        state.keep(run.run_id)
+        say(f"training {name} on {data.path}; run {run.run_id} at {config.tracking.uri}")
+        started = time.perf_counter()
+        model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen)
+        seconds = time.perf_counter() - started
+        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data)
+        bundle = save_bundle(
+            folder / "bundle",
+            config=config,
+            model=model,
+            data=data,
+            metrics=metrics,
+            trained_on="all" if final else "training",
+            best_epoch=best_epoch,
+        )
+        _index(bundle, data, config, say)
+        run.log_metrics({**metrics, "train_seconds": seconds})
+        run.log_curves(read_history(folder))
+        version = run.log_bundle(bundle)
+        say(f"bundle {bundle}, version {version} of the registered model {run.model_name}")
+    model_version = Bundle.load(bundle).model_version
+    return Trained(bundle, run.run_id, model_version, best_epoch, metrics, seconds)
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Metrics of each epoch of a run folder, the latest word on an epoch that was run twice."""
+    file = folder / HISTORY_FILE
+    if not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in sorted({int(row["epoch"]): row for row in rows}.items())]
+
+
+def _fit(
+    config: ExperimentConfig,
+    data: PreparedData,
+    folder: Path,
+    run: TrackedRun,
+    *,
+    resume: bool,
+    chosen: Bundle | None,
+) -> tuple[Model, int | None]:
+    """The model, fitted to the training part, or to everything when an earlier run chose the epochs."""
+    training = data.sequences if chosen else data.training()
+    n_items = len(data.vocabulary)
+    if config.model.name in COUNTING:
+        times = data.times if chosen else data.training_times()
+        return fit_counting(config.model, training, times, n_items), None
+    assert isinstance(config.model, BERT4RecConfig)
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        with (folder / HISTORY_FILE).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
+        run.log_epoch(epoch, metrics)
+
+    validation = None if chosen else data.targets("valid")
+    if validation is not None and not len(validation.rows):
+        raise InputError(
+            f"{data.path} has no validation target, which early stopping needs; prepare it with a split "
+            "that holds some out"
+        )
+    fitted = fit_encoder(
+        config.model,
+        config.training,
+        training=training,
+        n_items=n_items,
+        validation=validation,
+        checkpoints=folder / "checkpoints",
+        resume=resume,
+        stop_epoch=chosen.manifest["best_epoch"] if chosen else None,
+        on_epoch=on_epoch,
+    )
+    return fitted.encoder, fitted.best_epoch
+
+
+def _measure(model: Model, data: PreparedData) -> dict[str, float]:
+    """Full-ranking metrics of both splits, seen items removed; a split without targets has none."""
+    score = score_function(model)
+    splits: tuple[Split, ...] = ("valid", "test")
+    return {
+        f"{split}_{name}": value
+        for split in splits
+        if len(data.targets(split).rows)
+        for name, value in evaluate(score, data, split=split).metrics.items()
+    }
+
+
+def _index(bundle: Path, data: PreparedData, config: ExperimentConfig, say: Say) -> None:
+    loaded = Bundle.load(bundle)
+    if loaded.config.model.name in COUNTING:
+        return
+    info = build_index(loaded, index_queries(data), recall=config.index.recall, backend=config.index.backend)
+    say(
+        f"index: {info.trees} trees, recall@{info.k} {info.recall:.4f}, median query "
+        f"{info.annoy_ms:.2f} ms (exact search {info.exact_ms:.2f} ms)"
+    )
+
+
+def index_queries(data: PreparedData) -> Ragged:
+    """Histories to tune and measure an index with: those of the test targets, or whole sequences without any."""
+    histories = data.targets("test").histories
+    return histories if len(histories) else data.sequences.take(np.flatnonzero(data.sequences.lengths))
+
+
+def _chosen_by_validation(config: ExperimentConfig, data: PreparedData) -> Bundle:
+    """The bundle of the same experiment whose validation chose the number of epochs."""
+    folder = config.output_path / "bundle"
+    remedy = "run `recsys train` on it without --final first"
+    if not folder.exists():
+        raise InputError(f"--final takes the number of epochs from {folder}, which is not there; {remedy}")
+    bundle = Bundle.load(folder)
+    if _fingerprint(bundle.config, data) != _fingerprint(config, data):
+        raise InputError(f"{folder} was trained with other model or training settings; {remedy}")
+    if bundle.manifest["data"]["content_digest"] != data.digest:
+        raise InputError(f"{folder} was trained on other data than {data.path} now holds; {remedy}")
+    return bundle
+
+
+def _fingerprint(config: ExperimentConfig, data: PreparedData) -> str:
+    """Hash of everything that the trained weights depend on."""
+    parts = [config.model.model_dump_json(), config.training.model_dump_json(), data.digest]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass
+class _State:
+    """What a run folder remembers for `--resume`: the MLflow run and what it was made from."""
+
+    file: Path
+    fingerprint: str
+    run_id: str | None = None
+
+    @classmethod
+    def open(cls, folder: Path, config: ExperimentConfig, data: PreparedData, *, resume: bool) -> _State:
+        """The folder's state; a new one unless there is a training to resume."""
+        state = cls(folder / STATE_FILE, _fingerprint(config, data))
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            (folder / HISTORY_FILE).unlink(missing_ok=True)
+            state.file.unlink(missing_ok=True)
+            return state
+        if not state.file.exists():
+            raise InputError(f"{folder} holds no training to resume; train without --resume")
+        stored: dict[str, Any] = json.loads(state.file.read_text(encoding="utf-8"))
+        if stored["fingerprint"] != state.fingerprint:
+            raise InputError(
+                f"the training in {folder} was started with other model or training settings, or on other "
+                "data; resume with the same, or train without --resume"
+            )
+        state.run_id = stored["run_id"]
+        return state
+
+    def keep(self, run_id: str) -> None:
+        """Remember the run, before its first epoch."""
+        content = json.dumps({"run_id": run_id, "fingerprint": self.fingerprint})
+        draft = self.file.with_suffix(".tmp")
+        draft.write_text(content, encoding="utf-8")
+        draft.replace(self.file)
+
+
+__all__ = ["LAST_CHECKPOINT", "Trained", "index_queries", "read_history", "train"]

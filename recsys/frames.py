@@ -1,0 +1,77 @@
+"""Logs in the frames that users of other libraries have: pandas, Polars, Arrow; read and answered in kind.
+
+Shapes: `S` sequences, `E` events.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.errors import InputError
+from recsys.sequences import Ragged
+from recsys.vocabulary import Vocabulary
+
+
+def events_of(
+    frame: Any,  # noqa: ANN401 -- any of narwhals' frames
+    vocabulary: Vocabulary,
+    *,
+    sequence: str,
+    item: str,
+    time: str | None,
+) -> tuple[pa.Array, Ragged]:
+    """The sequences of a log.
+
+    Args:
+        frame: one event a row.
+        vocabulary: of the items; events of other items are left out.
+        sequence: column of sequence ids.
+        item: column of original item ids.
+        time: column to order events by, then by row; None: by row alone.
+
+    Returns:
+        (S,) sequence ids in the order of their first event, and S ragged rows of item indices.
+
+    Raises:
+        InputError: it is no such frame, a column is missing or has nulls, or item ids are of the wrong type.
+    """
+    wanted = [sequence, item, *([] if time is None else [time])]
+    native = _frame(frame)
+    missing = [name for name in wanted if name not in native.columns]
+    if missing:
+        raise InputError(
+            f"the frame has no column `{missing[0]}`; it has {', '.join(native.columns)}: name the right one"
+        )
+    table = native.select(wanted).to_arrow()
+    for name in wanted:
+        if table[name].null_count:
+            raise InputError(f"column `{name}` has {table[name].null_count} nulls; drop those rows first")
+    codes = pc.dictionary_encode(table[sequence].combine_chunks())
+    rows = np.asarray(codes.indices, dtype=np.int64)
+    moments = np.zeros(len(rows)) if time is None else np.asarray(pc.rank(table[time], tiebreaker="min"))
+    order = np.lexsort((np.arange(len(rows)), moments, rows))
+    indices = vocabulary.encode_array(table[item])[order]
+    known = indices > 0
+    counts = np.bincount(rows[order][known], minlength=len(codes.dictionary))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return codes.dictionary, Ragged(indices[known], offsets)
+
+
+def like(frame: Any, table: pa.Table) -> Any:  # noqa: ANN401 -- any of narwhals' frames
+    """An Arrow table as the kind of frame that `frame` is."""
+    return nw.from_arrow(table, backend=_frame(frame).implementation).to_native()
+
+
+def _frame(frame: Any) -> nw.DataFrame[Any]:  # noqa: ANN401
+    try:
+        return nw.from_native(frame, eager_only=True)
+    except TypeError as error:
+        raise InputError(
+            f"got a {type(frame).__name__}; expected a pandas or Polars DataFrame or an Arrow table "
+            "(a lazy frame: collect it first)"
+        ) from error

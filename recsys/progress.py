@@ -1,0 +1,70 @@
+"""Progress for people: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextlib.contextmanager
+def epoch_reporter(epochs: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A function to call after each epoch (from 1) with its metrics; it shows them on standard error."""
+    if sys.stderr.isatty():
+        with _bar("training", epochs) as advance:
+            yield lambda epoch, metrics: advance(epoch, _words(metrics))
+        return
+    shown = -SECONDS_BETWEEN_LINES
+
+    def line(epoch: int, metrics: dict[str, float]) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= SECONDS_BETWEEN_LINES or epoch == epochs:
+            print(f"epoch {epoch}/{epochs}  {_words(metrics)}", file=sys.stderr, flush=True)
+            shown = now
+
+    yield line
+
+
+@contextlib.contextmanager
+def count_reporter(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with how many of `total` are done; it shows them on standard error."""
+    if sys.stderr.isatty():
+        with _bar(what, total) as advance:
+            yield lambda done: advance(done, "")
+        return
+    started = shown = time.monotonic()
+
+    def line(done: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= SECONDS_BETWEEN_LINES:
+            rate = done / (now - started)
+            print(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s", file=sys.stderr, flush=True)
+            shown = now
+
+    yield line
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total, note="")
+        yield lambda done, note: progress.update(task, completed=done, note=note)
+
+
+def _words(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -1,0 +1,272 @@
+"""Bundles in MLflow's model registry: find one by URI, move the alias `champion`, move it back.
+
+What a comparison needs stands in the tags of a version (see `recsys.logged_model`): nothing is downloaded to
+promote one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recsys import schema
+from recsys.errors import InputError
+from recsys.logged_model import ARTIFACT, bundle_manifest, register_bundle
+from recsys.mlflow_session import artifact_folder, experiment_named, mlflow_session, shown_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+"""Alias of the version that serves."""
+PREVIOUS = "previous"
+"""Alias of the version that served before it."""
+
+
+@dataclass(frozen=True)
+class PromoteResult:
+    """What `promote` or `rollback` did.
+
+    Attributes:
+        model_name: the registered model.
+        version: the version that is champion now.
+        previous: the version that `previous` names now, or None.
+        moved: whether `champion` moved.
+        message: the same in words, for a person.
+    """
+
+    model_name: str
+    version: str
+    previous: str | None
+    moved: bool
+    message: str
+
+
+def resolve_bundle(uri: str, tracking_uri: str) -> Path:
+    """The folder of a bundle, fetched from MLflow where it is not one already.
+
+    Downloads are kept in `$RECSYS_CACHE` (default `~/.cache/recsys`), so that the second time is quick; a
+    logged model never changes, so they never go stale. An alias is always asked for anew.
+
+    Args:
+        uri: a folder, `runs:/RUN_ID/bundle`, `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        tracking_uri: where runs and models are recorded.
+
+    Raises:
+        InputError: the folder is no bundle, there is no such run, model or alias, or no server answers.
+    """
+    if not _is_remote(uri):
+        bundle_manifest(Path(uri))
+        return Path(uri)
+    with mlflow_session(tracking_uri) as client:
+        model_id = _logged_model(client, uri, tracking_uri)
+        cache = Path(os.environ.get("RECSYS_CACHE") or Path.home() / ".cache" / "recsys")
+        return _download(client, model_id, uri, cache / "models")
+
+
+def promote(
+    bundle_uri: str, *, model_name: str, tracking_uri: str, if_better: str | None = None
+) -> PromoteResult:
+    """Make a bundle's version the `champion`; the former champion becomes `previous`.
+
+    A folder, or a run's bundle, that has no version of `model_name` yet is registered first (also when the
+    comparison then keeps the champion).
+
+    Args:
+        bundle_uri: as for `resolve_bundle`.
+        model_name: the registered model.
+        tracking_uri: where runs and models are recorded.
+        if_better: move only when this metric of the bundle's manifest is higher than the champion's.
+            `ndcg@10` means that of the test split; both must have been measured on the same prepared data.
+
+    Raises:
+        InputError: as `resolve_bundle`; or the two cannot be compared: other data, or no such metric.
+    """
+    # The registry may be new when a folder comes; a URI into a registry that does not exist is a mistake.
+    with mlflow_session(tracking_uri, create=not _is_remote(bundle_uri)) as client:
+        candidate = _registered(client, bundle_uri, model_name, tracking_uri)
+        champion = _version_by_alias(client, model_name, CHAMPION)
+        previous = _version_by_alias(client, model_name, PREVIOUS)
+        former = str(previous.version) if previous else None
+        if champion is None:
+            client.set_registered_model_alias(model_name, CHAMPION, candidate.version)
+            message = f"version {candidate.version} is the first champion of {model_name}"
+            return PromoteResult(model_name, str(candidate.version), former, True, message)
+        if candidate.tags.get("model_version") == champion.tags.get("model_version"):
+            message = f"version {champion.version} of {model_name} is this model and the champion already"
+            return PromoteResult(model_name, str(champion.version), former, False, message)
+        because = ""
+        if if_better:
+            ours, theirs = _comparable(candidate, champion, if_better)
+            if not ours > theirs:
+                message = (
+                    f"kept champion version {champion.version} of {model_name}: {if_better} {ours:.6g} of "
+                    f"version {candidate.version} is not better than its {theirs:.6g}"
+                )
+                return PromoteResult(model_name, str(champion.version), former, False, message)
+            because = f": {if_better} {ours:.6g} is better than {theirs:.6g}"
+        # `previous` first: a crash between the two steps must not lose the way back to what serves now.
+        client.set_registered_model_alias(model_name, PREVIOUS, champion.version)
+        client.set_registered_model_alias(model_name, CHAMPION, candidate.version)
+        message = f"version {candidate.version} of {model_name} replaces champion {champion.version}{because}"
+        return PromoteResult(model_name, str(candidate.version), str(champion.version), True, message)
+
+
+def rollback(model_name: str, tracking_uri: str) -> PromoteResult:
+    """Swap `champion` and `previous`.
+
+    Raises:
+        InputError: there is no such model, or it has no previous champion, or no server answers.
+    """
+    with mlflow_session(tracking_uri) as client:
+        champion = _version_by_alias(client, model_name, CHAMPION)
+        previous = _version_by_alias(client, model_name, PREVIOUS)
+        if champion is None or previous is None:
+            raise InputError(
+                f"{model_name} at {shown_uri(tracking_uri)} has no previous champion to go back to; "
+                "`recsys promote BUNDLE` makes any bundle the champion"
+            )
+        client.set_registered_model_alias(model_name, CHAMPION, previous.version)
+        client.set_registered_model_alias(model_name, PREVIOUS, champion.version)
+    message = f"version {previous.version} of {model_name} is champion again, in place of {champion.version}"
+    return PromoteResult(model_name, str(previous.version), str(champion.version), True, message)
+
+
+def _is_remote(uri: str) -> bool:
+    return uri.startswith(("runs:/", "models:/"))
+
+
+def _registered(client: MlflowClient, uri: str, model_name: str, tracking_uri: str) -> ModelVersion:
+    """The version of `model_name` that holds this bundle, registered now if there was none."""
+    if uri.startswith((f"models:/{model_name}@", f"models:/{model_name}/")):
+        return _version_of_uri(client, uri, tracking_uri)
+    folder = resolve_bundle(uri, tracking_uri)
+    content = bundle_manifest(folder)["model_version"]
+    versions = client.search_model_versions(f"name = '{model_name}'")
+    same = [version for version in versions if version.tags.get("model_version") == content]
+    if same:
+        return max(same, key=lambda version: int(version.version))
+    experiment = experiment_named(client, model_name, artifact_folder(tracking_uri))
+    run = client.create_run(experiment.experiment_id, run_name=f"register {content}")
+    number = register_bundle(client, folder, model_name=model_name, run_id=run.info.run_id)
+    client.set_terminated(run.info.run_id)
+    return client.get_model_version(model_name, number)
+
+
+def _version_by_alias(client: MlflowClient, model_name: str, alias: str) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(model_name, alias)
+    except MlflowException as error:
+        # The model or its alias is missing; SQL stores call the latter an invalid parameter.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _version_of_uri(client: MlflowClient, uri: str, tracking_uri: str) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    path = uri.removeprefix("models:/").strip("/")
+    name, _, alias = path.partition("@")
+    found: ModelVersion | None = None
+    if alias:
+        found = _version_by_alias(client, name, alias)
+    else:
+        name, _, number = path.rpartition("/")
+        if not name or not number.isdigit():
+            raise InputError(f"`{uri}` names no model; expected models:/NAME@ALIAS or models:/NAME/VERSION")
+        try:
+            found = client.get_model_version(name, number)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    if found is None:
+        known = sorted(model.name for model in client.search_registered_models(max_results=20))
+        raise InputError(
+            f"there is no {uri} at {shown_uri(tracking_uri)}; registered: {', '.join(known) or 'none'}; "
+            "`recsys train` registers a model, `recsys promote BUNDLE` makes it the champion"
+        )
+    return found
+
+
+def _logged_model(client: MlflowClient, uri: str, tracking_uri: str) -> str:
+    """Id of the MLflow model that a `runs:/` or `models:/` URI means; it is unique and never changes."""
+    from mlflow.exceptions import MlflowException
+
+    if uri.startswith("models:/"):
+        version = _version_of_uri(client, uri, tracking_uri)
+        # Not every store keeps the id; the source that `register_bundle` gave names it in all of them.
+        model_id = version.model_id or (version.source or "").removeprefix("models:/")
+        if not model_id.startswith("m-"):
+            raise InputError(f"{uri} holds no logged model; give a version that `recsys train` registered")
+        return str(model_id)
+    run_id, _, name = uri.removeprefix("runs:/").strip("/").partition("/")
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(
+            f"there is no run `{run_id}` at {shown_uri(tracking_uri)}; expected runs:/RUN_ID/{ARTIFACT} of a "
+            "run that is recorded there: check the id and tracking.uri"
+        ) from error
+    outputs = run.outputs.model_outputs if run.outputs else []
+    for output in reversed(outputs):
+        model = client.get_logged_model(output.model_id)
+        if model.name == (name or ARTIFACT) and str(model.status) == "READY":
+            return str(model.model_id)
+    raise InputError(
+        f"run {run_id} at {shown_uri(tracking_uri)} has no `{name or ARTIFACT}` (status {run.info.status}); "
+        "its training did not come to an end: continue it with `recsys train --resume`"
+    )
+
+
+def _download(client: MlflowClient, model_id: str, uri: str, cache: Path) -> Path:
+    """The bundle's folder of a logged model, from the cache or fetched into it in one step."""
+    import mlflow.artifacts
+
+    kept = cache / model_id
+    if not kept.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as folder:
+            # The bundle alone, without MLflow's files around it.
+            source = f"{client.get_logged_model(model_id).artifact_location}/artifacts"
+            mlflow.artifacts.download_artifacts(source, dst_path=folder)
+            if not kept.exists():  # another process may have been quicker
+                (Path(folder) / "artifacts").rename(kept)
+    # MLflow keeps the name that the bundle's folder had when it was logged.
+    found = next(kept.glob(f"*/{schema.MANIFEST_FILE}"), None)
+    if found is None:
+        raise InputError(f"{uri} holds no bundle (see {kept}); expected a model that `recsys train` logged")
+    bundle_manifest(found.parent)
+    return found.parent
+
+
+def _comparable(candidate: ModelVersion, champion: ModelVersion, metric: str) -> tuple[float, float]:
+    """The metric of both versions, refused unless it was measured on the same data and split."""
+    ours, theirs = candidate.tags, champion.tags
+    if ours.get("data_digest") != theirs.get("data_digest"):
+        digests = [tags.get("data_digest", "unknown")[:12] for tags in (ours, theirs)]
+        raise InputError(
+            f"version {candidate.version} was measured on data {digests[0]}, champion version "
+            f"{champion.version} on {digests[1]}: {metric} compares only on the same prepared data; train "
+            "both on it, or promote without --if-better"
+        )
+    keys = (f"test_{metric}", metric)
+    both = [json.loads(tags.get("metrics", "{}")) for tags in (ours, theirs)]
+    for key in keys:
+        if all(key in metrics for metrics in both):
+            return float(both[0][key]), float(both[1][key])
+    lacking = champion if any(key in both[0] for key in keys) else candidate
+    known = ", ".join(both[1] if lacking is champion else both[0]) or "none"
+    raise InputError(
+        f"version {lacking.version} of {lacking.name} has no metric {metric} (it has {known}); name one that "
+        "both have, or promote without --if-better"
+    )

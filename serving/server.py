@@ -1,0 +1,63 @@
+"""Run the endpoint until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+
+import uvicorn
+
+from recsys.errors import InputError
+from recsys.recommender import Recommender
+from serving.app import create_app
+
+
+def serve(
+    recommender: Recommender, host: str = "127.0.0.1", port: int = 8000, log_level: str = "info"
+) -> None:
+    """Answer requests until SIGTERM or SIGINT; requests under way are finished first.
+
+    Args:
+        recommender: what answers.
+        host: address to listen on.
+        port: 0 takes a free one; the address is printed.
+        log_level: of uvicorn.
+
+    Raises:
+        InputError: the address cannot be listened on, for example because the port is in use.
+    """
+    listener = _listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    print(
+        f"serving {recommender.model_version} ({recommender.backend}) "
+        f"on http://{shown}:{listener.getsockname()[1]} (documentation under /docs)",
+        flush=True,
+    )
+    # After its own clean shutdown uvicorn raises the signal again; it was asked for and is no failure.
+    former = None
+    if threading.current_thread() is threading.main_thread():
+        former = signal.signal(signal.SIGTERM, lambda *_: None)
+    config = uvicorn.Config(create_app(recommender), log_level=log_level)
+    try:
+        with listener, contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        if former is not None:
+            signal.signal(signal.SIGTERM, former)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port is free as soon as it is left
+        listener.bind((host, port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InputError(
+            f"cannot listen on {host}:{port} ({error}); give another --port, or --port 0 for a free one"
+        ) from error
+    return listener

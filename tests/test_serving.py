@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pyarrow.parquet as pq
+import pytest
+from fastapi import FastAPI
+from worlds import encoder_bundle, prepared, ring
+
+from recsys.dataset import PreparedData
+from recsys.errors import InputError
+from recsys.index import build_index
+from recsys.recommender import Recommender
+from serving.app import create_app
+from serving.export import export
+from serving.server import serve
+
+N_ITEMS = 300
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return prepared(tmp_path_factory.mktemp("serving") / "data", ring(N_ITEMS, 40), N_ITEMS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, data: PreparedData) -> Path:
+    bundle = encoder_bundle(tmp_path_factory.mktemp("serving") / "bundle", data)
+    build_index(bundle, data.sequences)
+    return bundle.folder
+
+
+@pytest.fixture(scope="module")
+def recommender(folder: Path) -> Recommender:
+    return Recommender.load(folder, backend="annoy")
+
+
+@pytest.fixture
+def app(recommender: Recommender) -> FastAPI:
+    return create_app(recommender)
+
+
+def call(app: FastAPI, method: str, path: str, body: Any = None) -> httpx.Response:
+    async def once() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, json=body)
+
+    return anyio.run(once)
+
+
+def test_recommend(app: FastAPI, recommender: Recommender) -> None:
+    body = {"history": ["i5", "nope", "i6"], "k": 4, "deny": ["i9"], "where": {"year": [1991, 1992]}}
+    answer = call(app, "POST", "/v1/recommend", body)
+    assert answer.status_code == 200
+    expected = recommender.recommend(["i5", "i6"], k=4, deny=["i9"], where={"year": [1991, 1992]})
+    assert answer.json() == {
+        "items": [{"id": item.id, "score": item.score, "title": item.title} for item in expected.items],
+        "unknown": ["nope"],
+        "fallback": None,
+        "model_version": recommender.model_version,
+    }
+    assert answer.headers["x-model-version"] == recommender.model_version
+    empty = call(app, "POST", "/v1/recommend", {"history": []}).json()
+    assert empty["fallback"] == "recent popularity" and len(empty["items"]) == 10
+    only = call(app, "POST", "/v1/recommend", {"history": ["i1"], "allow": ["i1"], "exclude_seen": False})
+    assert [item["id"] for item in only.json()["items"]] == ["i1"]
+
+
+def test_similar_and_items(app: FastAPI, recommender: Recommender) -> None:
+    similar = call(app, "POST", "/v1/similar", {"item": "i5", "k": 3}).json()
+    assert [item["id"] for item in similar["items"]] == [item.id for item in recommender.similar("i5", 3)]
+    items = call(app, "GET", "/v1/items?query=song%2012&limit=3").json()
+    assert items["items"][0] == {"id": "i12", "title": "Song 12", "count": items["items"][0]["count"]}
+    assert len(items["items"]) == 3
+    assert similar["model_version"] == items["model_version"] == recommender.model_version
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code", "message"),
+    [
+        ("POST", "/v1/similar", {"item": "nope"}, 404, "not_found", "item 'nope' is unknown to model"),
+        ("GET", "/v2", None, 404, "not_found", "Not Found"),
+        ("GET", "/v1/recommend", None, 405, "method_not_allowed", "Method Not Allowed"),
+        ("POST", "/v1/recommend", {"history": ["i1"], "where": {"x": [1]}}, 400, "bad_request", "attribute `x`"),
+        ("POST", "/v1/recommend", {"history": ["i1"], "k": 0}, 422, "unprocessable", "body.k: Input should be"),
+        ("POST", "/v1/recommend", {"history": ["i1"], "k": 1001}, 422, "unprocessable", "body.k: Input should"),
+        ("POST", "/v1/recommend", {"history": ["i1"] * 10_001}, 422, "unprocessable", "at most 10000 items"),
+        ("POST", "/v1/recommend", {"history": [True]}, 422, "unprocessable", "body.history.0"),
+        ("POST", "/v1/recommend", {"histroy": []}, 422, "unprocessable", "body.histroy: Extra inputs"),
+        ("POST", "/v1/recommend", None, 422, "unprocessable", "body: Field required"),
+        ("GET", "/v1/items?limit=0", None, 422, "unprocessable", "query.limit"),
+    ],
+)
+def test_errors_have_one_shape(
+    app: FastAPI, method: str, path: str, body: Any, status: int, code: str, message: str
+) -> None:
+    answer = call(app, method, path, body)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"] and sorted(answer.json()["error"]) == ["code", "message"]
+    assert answer.json()["error"]["code"].startswith(code)
+    assert message in answer.json()["error"]["message"]
+    assert answer.headers["x-model-version"]
+
+
+def test_a_failure_of_ours_is_an_answer_too(
+    app: FastAPI, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommender, "recommend", lambda *_, **__: 1 / 0)
+    answer = call(app, "POST", "/v1/recommend", {"history": ["i1"]})
+    assert answer.status_code == 500
+    assert answer.json()["error"] == {
+        "code": "internal_server_error",
+        "message": "the server failed; its log says more",
+    }
+    assert call(app, "GET", "/readyz").status_code == 500, "a model that cannot answer is not ready"
+    assert call(app, "GET", "/healthz").status_code == 200
+    assert 'route="/v1/recommend",status="500"} 1.0' in call(app, "GET", "/metrics").text
+
+
+def test_operations(app: FastAPI, recommender: Recommender) -> None:
+    version = recommender.model_version
+    assert call(app, "GET", "/healthz").json() == {"status": "ok", "model_version": version}
+    assert call(app, "GET", "/readyz").json() == {"status": "ready", "model_version": version}
+    for path in ("/a", "/b", "/v1/items"):
+        call(app, "GET", path)
+    text = call(app, "GET", "/metrics").text
+    assert 'recsys_requests_total{route="unmatched",status="404"} 2.0' in text
+    assert 'recsys_requests_total{route="/v1/items",status="200"} 1.0' in text
+    assert 'recsys_request_seconds_count{route="/v1/items"} 1.0' in text
+    assert f"recsys_items {float(N_ITEMS)}" in text
+    assert "/v1/items" not in call(create_app(recommender), "GET", "/metrics").text, "apps share nothing"
+    document = call(app, "GET", "/openapi.json").json()
+    assert {"/v1/recommend", "/v1/similar", "/v1/items", "/healthz", "/readyz", "/metrics"} <= set(document["paths"])
+    assert document["components"]["schemas"]["RecommendRequest"]["examples"][0]["history"]
+    responses = document["paths"]["/v1/recommend"]["post"]["responses"]
+    assert responses["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorResponse")
+
+
+def test_a_port_in_use_is_an_input_error(recommender: Recommender) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* give another --port"):
+            serve(recommender, port=port)
+
+
+def test_a_real_server_answers_what_export_writes_and_stops_when_told(
+    tmp_path: Path, folder: Path, recommender: Recommender, data: PreparedData
+) -> None:
+    lines = pq.read_table(export(recommender, data, tmp_path / "recs.parquet", k=20).path).to_pylist()
+    program = (
+        "from recsys.recommender import Recommender; from serving.server import serve\n"
+        f"serve(Recommender.load({str(folder)!r}, backend='annoy'), port=0, log_level='warning')"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split(" on ")[1].split()[0]
+            with httpx.Client(base_url=address, timeout=30) as client:
+                assert client.get("/readyz").json()["status"] == "ready"
+                for row, line in enumerate(lines):
+                    history = data.vocabulary.decode(data.sequences[row])
+                    answer = client.post("/v1/recommend", json={"history": history, "k": 20}).json()
+                    assert [item["id"] for item in answer["items"]] == line["items"]
+                    assert [item["score"] for item in answer["items"]] == pytest.approx(line["scores"], abs=1e-5)
+                    assert answer["model_version"] == line["model_version"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
