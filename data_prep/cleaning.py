@@ -161,7 +161,7 @@ def _time_range(settings: CleanConfig) -> tuple[str, str, Step]:
 
 def drop_duplicates(events: Frame) -> Frame:
     """Keep the first row of each sequence, item and time."""
-    return events.unique([schema.SEQUENCE, schema.ITEM, schema.TIME], keep="first", order_by=schema.ROW)
+    return events.unique([schema.SEQUENCE, schema.ITEM, schema.TIME], keep="first", order_by=[schema.ROW])
 
 
 def first_occurrences(events: Frame) -> Frame:

@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from recsys.dataset import PreparedData
     from recsys.recommender import Recommendations, Recommender
 
+# Threads of PyTorch that wait for each other must not spin: on a machine that also does something else, two
+# spinning threads made a training epoch five times slower, and on an idle one they win nothing.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="one of configs/, or your own")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value ...]", help="such as data.path=logs training.epochs=5")
+    list[str] | None,
+    typer.Argument(metavar="[key=value ...]", help="such as data.path=logs training.epochs=5"),
 ]
 BundleName = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="a folder, runs:/RUN_ID/bundle or models:/NAME@ALIAS")
@@ -34,7 +39,9 @@ TrackingUri = Annotated[
     str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="where runs:/ and models:/ are looked up")
 ]
 Backend = Annotated[str | None, typer.Option(help="annoy, exact or auto (the faster one here)")]
-DataFolder = Annotated[Path | None, typer.Option(help="prepared data; default: what the bundle was trained on")]
+DataFolder = Annotated[
+    Path | None, typer.Option(help="prepared data; default: what the bundle was trained on")
+]
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
 
 
@@ -50,8 +57,9 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="folder for everything it makes")] = Path("quickstart"),
 ) -> None:
     """Built-in sample: prepare, train, evaluate, index, recommend, export."""
-    from data_prep.prepare import prepare as prepare_log
     from data_prep.sample import read_oracle, write_sample
+
+    from data_prep.prepare import prepare as prepare_log
     from recsys import quickstart as sample
     from serving.export import export as export_all
 
@@ -86,19 +94,19 @@ def train(
     ] = False,
 ) -> None:
     """A prepared data set -> an MLflow run and a bundle."""
+    from recsys.evaluation import metric_lines
     from recsys.experiment import train as train_model
 
     trained = train_model(_load(config, overrides), resume=resume, final=final, say=_say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     _say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items removed:")
     for split in ("valid", "test"):
-        values = {
-            name.removeprefix(f"{split}_"): value
-            for name, value in trained.metrics.items()
-            if name.startswith(f"{split}_")
+        prefix = f"{split}_"
+        measured = {
+            name.removeprefix(prefix): x for name, x in trained.metrics.items() if name.startswith(prefix)
         }
-        if values:
-            _say(f"  {split:5}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        for line in metric_lines(measured):
+            _say(f"  {split:5}  {line}")
 
 
 @app.command()
@@ -122,7 +130,11 @@ def evaluate(
     for line in result.lines():
         _say(line)
     if json_file:
-        content = {"model_version": loaded.model_version, "model": loaded.config.model.name, **result.to_json()}
+        content = {
+            "model_version": loaded.model_version,
+            "model": loaded.config.model.name,
+            **result.to_json(),
+        }
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -144,10 +156,10 @@ def index(
     queries = index_queries(loaded.prepared_data(data))
     info = build_index(loaded, queries, recall=recall, dim=dim, backend=_backend(backend) or "annoy")
     _say(
-        f"{info.count:,} items in {info.dimension} dimensions, {info.trees} trees, search_k {info.search_k}: "
+        f"{info.count:,} items, {info.dimension} dimensions, {info.trees} trees, search_k {info.search_k}: "
         f"recall@{info.k} {info.recall:.4f} (asked {info.asked_recall}) on {info.queries:,} histories"
     )
-    _say(f"median query: annoy {info.annoy_ms:.3f} ms, exact {info.exact_ms:.3f} ms; faster here: {info.faster}")
+    _say(f"median query: annoy {info.annoy_ms:.3f} ms, exact {info.exact_ms:.3f} ms; faster: {info.faster}")
 
 
 @app.command()
@@ -311,7 +323,9 @@ def _show(recommender: Recommender, history: list[int | str], answer: Recommenda
 
     titles = dict(zip(history, recommender.titles(history), strict=True))
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    shown = [f"{item_id} {titles[item_id] or ''}".strip() for item_id in history if item_id not in answer.unknown]
+    shown = [
+        f"{item_id} {titles[item_id] or ''}".strip() for item_id in history if item_id not in answer.unknown
+    ]
     console.print("after: " + ", ".join(shown[-5:]) if shown else "after an empty history", markup=False)
     if answer.unknown:
         console.print(f"unknown, ignored: {', '.join(map(str, answer.unknown))}", markup=False)

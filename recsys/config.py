@@ -36,8 +36,9 @@ class Columns(Config):
     )
     item: str | None = Field(None, description="item id; default `item`, in atomic files `item_id`")
     time: str | None = Field(
-        None, description="time of the event; default none (the log's own order counts), in atomic files "
-        "`timestamp` where there is one"
+        None,
+        description="time of the event; default none (the log's own order counts), in atomic files "
+        "`timestamp` where there is one",
     )
     rating: str | None = Field(
         None, description="rating, used by `clean.min_rating` alone; default none, in atomic files `rating`"
@@ -59,8 +60,9 @@ class DataConfig(Config):
 
     path: str = Field("", description="the log: a file, a glob, or a folder that `events` and `items` are in")
     format: Literal["csv", "tsv", "parquet", "jsonl", "atomic", "sequences", "pairs", "sample"] = Field(
-        "csv", description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
-        "sequences (`user item item ...`), pairs (`user item`), sample (built in)"
+        "csv",
+        description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
+        "sequences (`user item item ...`), pairs (`user item`), sample (built in)",
     )
     events: str | None = Field(None, description="file or glob inside the folder `path`")
     items: str | None = Field(None, description="item table inside the folder `path`, or a path of its own")
@@ -70,7 +72,9 @@ class DataConfig(Config):
     columns: Columns = Columns()
     item_columns: ItemColumns = ItemColumns()
     time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="unit of times that are numbers")
-    time_format: str | None = Field(None, description="strftime format of times that are text; default ISO 8601")
+    time_format: str | None = Field(
+        None, description="strftime format of times that are text; default ISO 8601"
+    )
 
 
 class CleanConfig(Config):
@@ -175,8 +179,12 @@ class TrainingConfig(Config):
     """How an encoder is trained; counting models need none of it."""
 
     epochs: int = Field(100, ge=1, description="at most so many passes; the learning rate reaches 0 there")
-    batch_size: int = Field(128, ge=1, description="sequences of `max_length` that one step may hold: the "
-                            "token budget of a step is batch_size x max_length")
+    batch_size: int = Field(
+        128,
+        ge=1,
+        description="sequences of `max_length` that one step may hold: the "
+        "token budget of a step is batch_size x max_length",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="peak rate, after the warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps that warm up linearly from 0")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay; not on biases and LayerNorm")
@@ -211,7 +219,9 @@ class ExperimentConfig(Config):
     clean: CleanConfig = CleanConfig()
     split: SplitConfig = LeaveOneOut()
     prepared: str | None = Field(None, description="prepared folder; default prepared/NAME")
-    output: str | None = Field(None, description="run folder, which the bundle is in; default runs/NAME/MODEL")
+    output: str | None = Field(
+        None, description="run folder, which the bundle is in; default runs/NAME/MODEL"
+    )
     model: ModelConfig = BERT4RecConfig()
     training: TrainingConfig = TrainingConfig()
     index: IndexConfig = IndexConfig()
@@ -248,7 +258,9 @@ def load_config(file: Path | str, overrides: list[str] | tuple[str, ...] = ()) -
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not a readable YAML file: {error}") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{file} holds a {type(tree).__name__}; expected sections such as `data:` and `model:`")
+        raise InputError(
+            f"{file} holds a {type(tree).__name__}; expected sections such as `data:` and `model:`"
+        )
     for override in overrides:
         _apply(tree, override)
     return build_config(tree, where=str(file))
@@ -295,7 +307,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: Any, where: str) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails
     """One sentence for one of pydantic's errors, naming the key, the section and the remedy."""
-    *parents, leaf = [part for part in error["loc"]] or [""]
+    *parents, leaf = error["loc"] or ("",)
     tags = {name for union in (ModelConfig, SplitConfig) for name in _tags(union)}
     section = ".".join(str(part) for part in parents if part not in tags)
     place = f"in `{section}` of {where}" if section else f"in {where}"
@@ -313,10 +325,7 @@ def _known_keys(path: list[Any]) -> list[str]:
     section: Any = ExperimentConfig
     for part in path:
         fields = getattr(section, "model_fields", {})
-        if part in fields:
-            section = fields[part].annotation
-        else:
-            section = _tags(section).get(part, section)
+        section = fields[part].annotation if part in fields else _tags(section).get(part, section)
     return list(section.model_fields) if hasattr(section, "model_fields") else []
 
 

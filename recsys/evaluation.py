@@ -55,15 +55,21 @@ class Evaluation:
     def lines(self) -> list[str]:
         """A summary in plain text, one line for each cutoff."""
         seen = "removed" if self.exclude_seen else "kept"
-        ranking = f"full ranking, seen items {seen}" if self.protocol == "full" else f"protocol {self.protocol}"
-        cutoffs = dict.fromkeys(name.partition("@")[2] for name in self.metrics)
-        return [
-            f"{self.split}: {self.users:,} targets, {self.cold_targets:,} of them never seen in training; {ranking}",
-            *(
-                "  " + "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items() if name.endswith(f"@{k}"))
-                for k in cutoffs
-            ),
-        ]
+        ranking = f"seen items {seen}" if self.protocol == "full" else "sampled negatives"
+        head = (
+            f"{self.split}, {self.protocol} ({ranking}): {self.users:,} targets, "
+            f"{self.cold_targets:,} of them never seen in training"
+        )
+        return [head, *(f"  {line}" for line in metric_lines(self.metrics))]
+
+
+def metric_lines(metrics: dict[str, float]) -> list[str]:
+    """Metrics such as `hr@10` in plain text, one line for each cutoff."""
+    cutoffs = dict.fromkeys(name.partition("@")[2] for name in metrics)
+    return [
+        "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(f"@{k}"))
+        for k in cutoffs
+    ]
 
 
 def score_function(model: Model, device: str = "cpu") -> Scorer:
@@ -136,7 +142,12 @@ def evaluate(
 
 
 def evaluate_bundle(
-    bundle: Bundle, data: PreparedData, *, split: str = "test", protocol: str = "full", exclude_seen: bool = True
+    bundle: Bundle,
+    data: PreparedData,
+    *,
+    split: str = "test",
+    protocol: str = "full",
+    exclude_seen: bool = True,
 ) -> Evaluation:
     """Metrics of a bundle on a prepared data set that has its vocabulary; see `evaluate`.
 

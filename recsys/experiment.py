@@ -22,7 +22,7 @@ from recsys.models import COUNTING, fit_counting
 from recsys.models.protocol import Model
 from recsys.sequences import Ragged
 from recsys.tracking import TrackedRun, track_run
-from recsys.training import LAST_CHECKPOINT, fit_encoder
+from recsys.training import fit_encoder
 
 STATE_FILE = "run.json"
 HISTORY_FILE = "history.jsonl"
@@ -91,7 +91,8 @@ def train(
         )
         _index(bundle, data, config, say)
         run.log_metrics({**metrics, "train_seconds": seconds})
-        run.log_curves(read_history(folder))
+        if history := read_history(folder):
+            run.log_curves(history)
         version = run.log_bundle(bundle)
         say(f"bundle {bundle}, version {version} of the registered model {run.model_name}")
     model_version = Bundle.load(bundle).model_version
@@ -173,7 +174,7 @@ def _index(bundle: Path, data: PreparedData, config: ExperimentConfig, say: Say)
 
 
 def index_queries(data: PreparedData) -> Ragged:
-    """Histories to tune and measure an index with: those of the test targets, or whole sequences without any."""
+    """Histories to tune and measure an index with: the test targets', or else whole sequences."""
     histories = data.targets("test").histories
     return histories if len(histories) else data.sequences.take(np.flatnonzero(data.sequences.lengths))
 
@@ -232,6 +233,3 @@ class _State:
         draft = self.file.with_suffix(".tmp")
         draft.write_text(content, encoding="utf-8")
         draft.replace(self.file)
-
-
-__all__ = ["LAST_CHECKPOINT", "Trained", "index_queries", "read_history", "train"]

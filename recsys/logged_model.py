@@ -38,6 +38,20 @@ def bundle_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_model_name(name: str) -> None:
+    """Refuse a name that the registry cannot hold, before a training is spent on it.
+
+    Raises:
+        InputError: the name has a `/`, a `:` or a quote.
+    """
+    wrong = sorted(set(name) & set("/:'`\""))
+    if wrong:
+        raise InputError(
+            f"a registered model cannot be called `{name}`: it has {' '.join(wrong)}; "
+            "set tracking.registered_model to a name without"
+        )
+
+
 def register_bundle(client: MlflowClient, folder: Path, *, model_name: str, run_id: str) -> str:
     """Log a bundle to a run as an MLflow model and register it as a new version of `model_name`.
 

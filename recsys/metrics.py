@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+BEYOND = 1 << 62
 
 
 def rank_counts(scores_BV: NDArray[np.float32], targets_B: NDArray[np.int32]) -> tuple[Counts, Counts]:
     """Items above each target, and items level with it (at least 1, the target itself).
 
-    An item that must not be ranked has score -inf. A target that is itself excluded is a miss: V items
-    stand above it.
+    An item that must not be ranked has score -inf. A target that is itself excluded is a miss: its
+    place is beyond every k.
 
     Args:
         scores_BV: column j is item j+1.
@@ -37,7 +38,7 @@ def rank_counts(scores_BV: NDArray[np.float32], targets_B: NDArray[np.int32]) ->
     above_B = (scores_BV > target_B1).sum(axis=1, dtype=np.int64)
     level_B = (scores_BV == target_B1).sum(axis=1, dtype=np.int64)
     excluded_B = np.isneginf(target_B1[:, 0])
-    return np.where(excluded_B, scores_BV.shape[1], above_B), np.where(excluded_B, 1, level_B)
+    return np.where(excluded_B, BEYOND, above_B), np.where(excluded_B, 1, level_B)
 
 
 def hit_rate(above_B: Counts, level_B: Counts, k: int) -> Floats:
@@ -47,13 +48,14 @@ def hit_rate(above_B: Counts, level_B: Counts, k: int) -> Floats:
 
 def ndcg(above_B: Counts, level_B: Counts, k: int) -> Floats:
     """(B,) NDCG@k with one target: 1 / log2(1 + rank) within the first k, rank from 1."""
-    gain = (1.0 / np.log2(np.arange(k) + 2.0)).astype(np.float64)
-    return _mean_over_ties(gain, above_B, level_B)
+    gains: Floats = np.reciprocal(np.log2(np.arange(2.0, k + 2)))
+    return _mean_over_ties(gains, above_B, level_B)
 
 
 def reciprocal_rank(above_B: Counts, level_B: Counts, k: int) -> Floats:
     """(B,) MRR@k: 1 / rank within the first k, rank from 1."""
-    return _mean_over_ties(1.0 / (np.arange(k) + 1.0), above_B, level_B)
+    gains: Floats = np.reciprocal(np.arange(1.0, k + 1))
+    return _mean_over_ties(gains, above_B, level_B)
 
 
 METRICS: dict[str, Callable[[Counts, Counts, int], Floats]] = {

@@ -6,7 +6,7 @@ Shapes: `B` histories, `V` items, `k` answers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,10 @@ class Recommendations:
     unknown: list[ItemId]
     fallback: Literal["recent popularity"] | None
     model_version: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for a JSON document."""
+        return asdict(self)
 
 
 class Recommender:
@@ -190,6 +194,12 @@ class Recommender:
             units = self._unit_vectors
             found, scores = units.search(units.table[[index - 1]], _at_least_one(k), exclude=itself)
         return self._scored(found[0], scores[0])
+
+    def titles(self, ids: Sequence[ItemId]) -> list[str | None]:
+        """Title of each id; None where the id is unknown or has none."""
+        indices = self.vocabulary.encode(ids)
+        known = iter(self.catalogue.titles(indices[indices > 0]))
+        return [next(known) if index else None for index in indices]
 
     def search_items(self, query: str, k: int = 20) -> list[CatalogueItem]:
         """At most k items whose title or id contains the query, best first; see `Catalogue.search`."""

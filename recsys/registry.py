@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from recsys import schema
 from recsys.errors import InputError
-from recsys.logged_model import ARTIFACT, bundle_manifest, register_bundle
+from recsys.logged_model import ARTIFACT, bundle_manifest, check_model_name, register_bundle
 from recsys.mlflow_session import artifact_folder, experiment_named, mlflow_session, shown_uri
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def promote(
     Raises:
         InputError: as `resolve_bundle`; or the two cannot be compared: other data, or no such metric.
     """
+    check_model_name(model_name)
     # The registry may be new when a folder comes; a URI into a registry that does not exist is a mistake.
     with mlflow_session(tracking_uri, create=not _is_remote(bundle_uri)) as client:
         candidate = _registered(client, bundle_uri, model_name, tracking_uri)

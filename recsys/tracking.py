@@ -30,7 +30,7 @@ import yaml
 
 from recsys.config import ExperimentConfig
 from recsys.errors import InputError
-from recsys.logged_model import register_bundle
+from recsys.logged_model import check_model_name, register_bundle
 from recsys.mlflow_session import artifact_folder, experiment_named, metric_key, mlflow_session, shown_uri
 from recsys.plots import plot_curves
 
@@ -195,14 +195,19 @@ def flat_parameters(config: ExperimentConfig) -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """Python, platform, versions of the main packages; the git commit where the working folder has one."""
+    """Python, platform, packages, the command; the git commit where the working folder has one."""
     packages = {}
     for name in _PACKAGES:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    found = {"python": platform.python_version(), "platform": platform.platform(), "packages": packages}
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "command": [shown_uri(word) for word in sys.argv],
+    }
     commit = _git_commit()
     return found | {"git_commit": commit} if commit else found
 
@@ -237,13 +242,14 @@ def _start(config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name:
             tags["mlflow.source.git.commit"] = found["git_commit"]
         files = artifact_folder(config.tracking.uri)
         experiment = experiment_named(client, config.tracking.experiment or config.name, files)
+        check_model_name(config.tracking.registered_model or config.name)
         run = client.create_run(experiment.experiment_id, run_name=run_name, tags=tags)
         run_id = run.info.run_id
         client.log_batch(run_id, params=[Param(key, value) for key, value in flat_parameters(config).items()])
         client.log_inputs(run_id, datasets=[_dataset_input(config, data_manifest)])
         settings = yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True)
         client.log_text(run_id, settings, "config.yaml")
-        client.log_text(run_id, json.dumps(found | {"command": sys.argv}, indent=2), "environment.json")
+        client.log_text(run_id, json.dumps(found, indent=2), "environment.json")
         return TrackedRun(run_id, config, set())
 
 

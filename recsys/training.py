@@ -262,12 +262,21 @@ def fit_encoder(
         with epoch_reporter(stop_epoch or config.epochs) as report:
             progress = _Progress(report, on_epoch)
             trainer = _trainer(config, checkpoints, validation is not None, stop_epoch, progress)
-            trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
+            if not _ran_out_of_patience(last):
+                trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
     chosen = best if validation is not None else last
     state = torch.load(chosen, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
     seconds = time.perf_counter() - started
     return Fitted(encoder.cpu().eval(), int(state["epoch"]) + 1, seconds)
+
+
+def _ran_out_of_patience(last: Path) -> bool:
+    """Whether early stopping had ended the training; Lightning alone would go on until it stops again."""
+    if not last.exists():
+        return False
+    states = torch.load(last, map_location="cpu", weights_only=True)["callbacks"].values()
+    return any(state.get("stopped_epoch") for state in states)
 
 
 def _trainer(

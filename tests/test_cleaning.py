@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 from typing import Any
 
 import narwhals as nw
@@ -31,8 +32,10 @@ def kept(frame: Frame) -> list[int]:
     return [int(row) for row in frame.sort("row").collect()["row"].to_list()]
 
 
-def run(rows: list[tuple[Any, ...]], ratings: list[float | None] | None = None, **config: Any) -> tuple[list[int], Any]:
-    events, removals = clean(log(rows, ratings), CleanConfig(**config))
+def run(
+    rows: list[tuple[Any, ...]], ratings: list[float | None] | None = None, **config: object
+) -> tuple[list[int], Any]:
+    events, removals = clean(log(rows, ratings), CleanConfig.model_validate(config))
     return kept(events), {removal.step: removal for removal in removals}
 
 
@@ -67,7 +70,9 @@ def test_the_first_of_duplicates_stays() -> None:
     assert run(rows, duplicates="keep")[0] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("repeats", "expected"), [("keep", [0, 1, 2, 3, 4]), ("first", [1, 2]), ("consecutive", [1, 2, 4])])
+@pytest.mark.parametrize(
+    ("repeats", "expected"), [("keep", [0, 1, 2, 3, 4]), ("first", [1, 2]), ("consecutive", [1, 2, 4])]
+)
 def test_repeats_follow_time_not_rows(repeats: str, expected: list[int]) -> None:
     # in time order: rows 1, 0, 2, 4, 3 hold the items 1, 1, 2, 1, 1
     rows = [("a", 1, 2), ("a", 1, 1), ("a", 2, 3), ("a", 1, 5), ("a", 1, 4)]
@@ -81,7 +86,16 @@ def test_the_newest_events_stay_and_ties_follow_rows() -> None:
 
 def test_k_core_cascades() -> None:
     # item 3 is rare, without it c is short, without c item 2 is rare, without it b is short
-    rows = [("a", 1, 1), ("a", 4, 2), ("b", 1, 3), ("b", 2, 4), ("c", 2, 5), ("c", 3, 6), ("d", 1, 7), ("d", 4, 8)]
+    rows = [
+        ("a", 1, 1),
+        ("a", 4, 2),
+        ("b", 1, 3),
+        ("b", 2, 4),
+        ("c", 2, 5),
+        ("c", 3, 6),
+        ("d", 1, 7),
+        ("d", 4, 8),
+    ]
     left, removals = run(rows, min_sequence_length=2, min_item_count=2)
     assert left == [0, 1, 6, 7]
     assert removals["k-core"] == Removal(
@@ -114,7 +128,9 @@ def test_k_core_is_the_largest_fixed_point(events: list[tuple[int, int]], least:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), min_size=1), st.randoms())
-def test_the_order_of_rows_in_the_engine_changes_nothing(rows: list[tuple[int, int, int]], random: Any) -> None:
+def test_the_order_of_rows_in_the_engine_changes_nothing(
+    rows: list[tuple[int, int, int]], random: Random
+) -> None:
     frame = log([(str(user), item, time) for user, item, time in rows])
     config = CleanConfig(repeats="consecutive", max_sequence_length=3)
     collected = frame.collect()
@@ -148,7 +164,10 @@ def test_steps_compute_a_frame_once_each() -> None:
     [
         ({"min_rating": 6}, "step `rating` (clean.min_rating=6.0) removed the last 2 events; relax it"),
         ({"start": "2030-01-01"}, "step `time range` (clean.start=2030-01-01) removed the last 2 events"),
-        ({"min_item_count": 2}, "step `k-core` (clean.min_sequence_length=1, clean.min_item_count=2) removed the last"),
+        (
+            {"min_item_count": 2},
+            "step `k-core` (clean.min_sequence_length=1, clean.min_item_count=2) removed the last",
+        ),
     ],
 )
 def test_the_step_that_removes_the_last_event_is_named(config: dict[str, Any], message: str) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from worlds import counting_bundle, encoder_bundle, prepared, ring
 
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
@@ -15,6 +14,7 @@ from recsys.index import build_index
 from recsys.recommender import Recommender
 from recsys.sequences import Ragged
 from serving.export import export
+from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
 N_ITEMS = 60
 

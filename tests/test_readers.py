@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ def write_log(folder: Path, kind: str, rows: list[tuple[Any, ...]] = ROWS, name:
     file = folder / f"{name}.{kind}"
     if kind in ("csv", "tsv", "atomic"):
         separator = "," if kind == "csv" else "\t"
-        head = ["user_id:token", "item_id:token", "timestamp:float", "rating:float"] if kind == "atomic" else list("uitr")
+        head = (
+            ["user_id:token", "item_id:token", "timestamp:float", "rating:float"]
+            if kind == "atomic"
+            else list("uitr")
+        )
         file.write_text("\n".join(separator.join(map(str, row)) for row in [tuple(head), *rows]) + "\n")
     elif kind == "parquet":
         pl.DataFrame(rows, schema=list("uitr"), orient="row").write_parquet(file)
@@ -43,8 +48,9 @@ def write_log(folder: Path, kind: str, rows: list[tuple[Any, ...]] = ROWS, name:
     return file
 
 
-def data_of(path: Path | str, kind: Any, columns: Columns = NAMED, **more: Any) -> DataConfig:
-    return DataConfig(path=str(path), format=kind, columns=Columns() if kind == "atomic" else columns, **more)
+def data_of(path: Path | str, kind: str, columns: Columns = NAMED, **more: object) -> DataConfig:
+    columns = Columns() if kind == "atomic" else columns
+    return DataConfig.model_validate({"path": str(path), "format": kind, "columns": columns, **more})
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl", "atomic"])
@@ -63,17 +69,17 @@ def test_every_format_gives_the_same_log(tmp_path: Path, kind: str, zipped: bool
 
 
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.table])
-def test_frames_of_every_library_give_the_same_log(make: Any) -> None:
+def test_frames_of_every_library_give_the_same_log(make: Callable[..., Any]) -> None:
     columns = {name: list(values) for name, values in zip("uitr", zip(*ROWS, strict=True), strict=True)}
     log = frame_log(make(columns), DataConfig(columns=NAMED), with_rating=True)
     assert log.events.to_dict(as_series=False) == CANONICAL
 
 
 @pytest.mark.parametrize("kind", ["sequences", "pairs"])
-def test_sequence_files_are_one_event_a_row(tmp_path: Path, kind: Any) -> None:
+def test_sequence_files_are_one_event_a_row(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "log.txt"
     file.write_text("7 3 3 1\n\n 8\t2 \r\n" if kind == "sequences" else "7 3\n7 3\n7 1\n\n8 2\n")
-    events = read_log(DataConfig(path=str(file), format=kind), with_rating=False).events
+    events = read_log(data_of(file, kind, Columns()), with_rating=False).events
     assert events["sequence"].to_list() == [7, 7, 7, 8]
     assert events["item"].to_list() == [3, 3, 1, 2]
     assert events["time"].null_count() == 4
@@ -85,7 +91,9 @@ def test_a_sequence_without_items_names_its_line(tmp_path: Path, text: str) -> N
     file = tmp_path / "log.txt"
     file.write_text(text)
     number = text.count("\n", 0, text.index("8")) + 1
-    with pytest.raises(InputError, match=f"log.txt line {number} has user `8` and no item; expected `user item item"):
+    with pytest.raises(
+        InputError, match=f"log.txt line {number} has user `8` and no item; expected `user item item"
+    ):
         read_log(DataConfig(path=str(file), format="sequences"), with_rating=False)
 
 
@@ -126,7 +134,7 @@ def test_text_ids_are_integers_only_when_all_are(tmp_path: Path, ids: list[str],
 
 
 def test_typed_ids_keep_their_type() -> None:
-    def read(values: Any) -> pl.Series:
+    def read(values: object) -> pl.Series:
         frame = pd.DataFrame({"sequence": values, "item": 1})
         return frame_log(frame, DataConfig(), with_rating=False).events["sequence"]
 
@@ -164,7 +172,9 @@ def test_json_text_that_looks_like_a_date_stays_text(tmp_path: Path) -> None:
         (pl.Series([1]).cast(pl.Date), "s", None, [86_400_000_000]),
     ],
 )
-def test_times_become_microseconds(values: pl.Series, unit: str, text_format: str | None, expected: Any) -> None:
+def test_times_become_microseconds(
+    values: pl.Series, unit: str, text_format: str | None, expected: list[int | None]
+) -> None:
     parsed = parse_times(values, unit, text_format, str)
     assert parsed.dtype == pl.Int64
     assert parsed.to_list() == expected
@@ -177,12 +187,19 @@ def test_times_become_microseconds(values: pl.Series, unit: str, text_format: st
         (["2024-01-01", "2024-13-01"], "s", None, "row 2: time `2024-13-01` is not an ISO 8601 date"),
         (["yesterday"], "s", None, "row 1: time `yesterday` is not an ISO 8601 date"),
         (["1/2/2024"], "s", "%Y", "row 1: time `1/2/2024` is not of the form `%Y`"),
-        ([1_700_000_000_000], "s", None, "outside the years 1 to 9999; correct the row or set data.time_unit"),
+        (
+            [1_700_000_000_000],
+            "s",
+            None,
+            "outside the years 1 to 9999; correct the row or set data.time_unit",
+        ),
         ([float("inf")], "s", None, "row 1: time `inf` is not a number"),
         ([True], "s", None, "row 1: time is of type Boolean"),
     ],
 )
-def test_a_bad_time_names_its_row(values: list[Any], unit: str, text_format: str | None, message: str) -> None:
+def test_a_bad_time_names_its_row(
+    values: list[Any], unit: str, text_format: str | None, message: str
+) -> None:
     with pytest.raises(InputError) as caught:
         parse_times(pl.Series(values), unit, text_format, lambda row: f"row {row + 1}")
     assert message in str(caught.value)
@@ -219,11 +236,15 @@ def test_atomic_folder_brings_its_own_names(tmp_path: Path) -> None:
     assert table is not None
     assert read_items(data, table).rows() == [(1, '"Quoted" film')]
     typo = data.model_copy(update={"columns": Columns(time="timestmp")})
-    with pytest.raises(InputError, match=r"no column `timestmp` \(data.columns.time\); did you mean `timestamp`"):
+    with pytest.raises(
+        InputError, match=r"no column `timestmp` \(data.columns.time\); did you mean `timestamp`"
+    ):
         read_log(typo, with_rating=False)
 
 
-@pytest.mark.parametrize(("log_ids", "table_ids"), [([1, 2, 3], ["2", "x", "1", "1"]), (["1", "2", "3"], [2, 9, 1, 1])])
+@pytest.mark.parametrize(
+    ("log_ids", "table_ids"), [([1, 2, 3], ["2", "x", "1", "1"]), (["1", "2", "3"], [2, 9, 1, 1])]
+)
 def test_item_table_meets_the_log_in_the_type_of_the_log(log_ids: list[Any], table_ids: list[Any]) -> None:
     table = pl.DataFrame({"id": table_ids, "title": ["two", "other", "one", "again"]})
     matched, notices = match_items(table, pl.Series("id", log_ids))
@@ -233,7 +254,9 @@ def test_item_table_meets_the_log_in_the_type_of_the_log(log_ids: list[Any], tab
 
 
 def test_item_table_of_other_items_is_refused() -> None:
-    with pytest.raises(InputError, match=r"knows none of the 1 items in the log \(the log has `1`, the table `a`\)"):
+    with pytest.raises(
+        InputError, match=r"knows none of the 1 items in the log \(the log has `1`, the table `a`\)"
+    ):
         match_items(pl.DataFrame({"id": ["a"]}), pl.Series("id", [1]))
 
 

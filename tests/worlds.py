@@ -1,4 +1,4 @@
-"""Small prepared data sets and bundles whose right answers are known, for tests of everything after training."""
+"""Small prepared data sets and bundles with known answers, for tests of everything after training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recsys.bundle import Bundle, save_bundle
 from recsys.config import ExperimentConfig, build_config
 from recsys.dataset import PreparedData
 from recsys.models import build_encoder, fit_counting
-from recsys.models.protocol import Model
+from recsys.models.protocol import Encoder, Model
 from recsys.sequences import Ragged
 from recsys.vocabulary import vocabulary_of
 
@@ -41,7 +41,7 @@ def ring(n_items: int, n_sequences: int, seed: int = 0) -> Ragged:
 def prepared(
     folder: Path, sequences: Ragged, n_items: int, *, strings: bool = True, timed: bool = True
 ) -> PreparedData:
-    """Write a prepared data set, leave-one-out, with titles, a list attribute and a number, and read it back."""
+    """Write a leave-one-out data set with titles, a list attribute and a number, and read it back."""
     folder.mkdir(parents=True)
     ids = [item_id(index, strings) for index in range(1, n_items + 1)]
     ends = np.maximum(sequences.lengths - 2, 0).astype(np.int32)
@@ -88,15 +88,16 @@ def small_encoder(n_items: int, seed: int = 0) -> tuple[ExperimentConfig, Model]
             if parameter.ndim > 1:
                 parameter.mul_(10)
         model.get_parameter("item_bias").normal_(std=0.5)
-    assert not isinstance(model, type)
-    return config, model  # type: ignore[return-value]
+    assert isinstance(model, Encoder)
+    return config, model
 
 
 def encoder_bundle(folder: Path, data: PreparedData) -> Bundle:
     """Bundle of `small_encoder`."""
     config, model = small_encoder(len(data.vocabulary))
+    metrics = {"ndcg@10": 0.5}
     save_bundle(
-        folder, config=config, model=model, data=data, metrics={"ndcg@10": 0.5}, trained_on="training", best_epoch=3
+        folder, config=config, model=model, data=data, metrics=metrics, trained_on="training", best_epoch=3
     )
     return Bundle.load(folder)
 

@@ -97,7 +97,7 @@ class BERT4Rec(nn.Module):
         """(B, L, D) hidden states of item indices (B, L), padded on the left; L <= N."""
         positions_L = torch.arange(items_BL.shape[1] - 1, -1, -1, device=items_BL.device)
         embedded_BLD = self.item_embedding(items_BL) + self.position_embedding(positions_L)
-        hidden_BLD = self.dropout(self.embedding_norm(embedded_BLD))
+        hidden_BLD: torch.Tensor = self.dropout(self.embedding_norm(embedded_BLD))
         visible_B11L = (items_BL != PAD)[:, None, None, :]
         for block in self.blocks:
             hidden_BLD = block(hidden_BLD, visible_B11L)

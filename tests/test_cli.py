@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recsys.bundle import Bundle
+from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
+
+
+def recsys(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, in a process of its own."""
+    command = [sys.executable, "-m", "recsys.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("cli")
+    return encoder_bundle(folder / "bundle", prepared(folder / "data", ring(150, 200), 150))
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = recsys("prepare", tmp_path / "none.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: there is no configuration {tmp_path / 'none.yaml'}\n"
+    shown = recsys("--debug", "prepare", tmp_path / "none.yaml")
+    assert shown.returncode == 2
+    assert "Traceback" in shown.stderr
+
+
+def test_bad_usage_is_exit_code_2() -> None:
+    assert recsys("recommend").returncode == 2
+    assert recsys("train", "--no-such-option").returncode == 2
+
+
+def test_what_is_not_a_bundle_is_named(tmp_path: Path) -> None:
+    done = recsys("recommend", tmp_path, "--history", "a")
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_recommend_prints_titles_or_json(bundle: Bundle) -> None:
+    table = recsys("recommend", bundle.folder, "--history", "i5,i6,nobody", "-k", "3")
+    assert table.returncode == 0, table.stderr
+    assert "unknown, ignored: nobody" in table.stdout
+    assert table.stdout.count("Song ") >= 5  # two of the history, three of the answer
+    answer = json.loads(recsys("recommend", bundle.folder, "--history", "i5,i6", "-k", "3", "--json").stdout)
+    assert len(answer["items"]) == 3
+    assert answer["model_version"] == bundle.model_version
+    assert {item["id"] for item in answer["items"]}.isdisjoint({"i5", "i6"})
+
+
+def test_evaluate_prints_and_writes_what_it_measured(bundle: Bundle, tmp_path: Path) -> None:
+    done = recsys("evaluate", bundle.folder, "--protocol", "uniform-100", "--json", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    assert "test, uniform-100 (sampled negatives): 200 targets" in done.stdout
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert (result["users"], result["protocol"], result["split"]) == (200, "uniform-100", "test")
+    assert f"hr@10 {result['metrics']['hr@10']:.4f}" in done.stdout
+
+
+def test_index_is_built_and_measured(bundle: Bundle) -> None:
+    done = recsys("index", bundle.folder, "--recall", "0.95", "--backend", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "recall@100" in done.stdout
+    assert "faster:" in done.stdout
+    wrong = recsys("index", bundle.folder, "--backend", "faiss")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "error: backend `faiss` is unknown; known: annoy, exact, auto\n",
+    )
+
+
+def test_counting_models_export_like_any_other(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(150, 100), 150)
+    counting_bundle(tmp_path / "bundle", data, name="markov")
+    done = recsys("export", tmp_path / "bundle", "--out", tmp_path / "recs.parquet", "-k", "5")
+    assert done.returncode == 0, done.stderr
+    assert "100 sequences, 500 recommendations" in done.stdout
+    assert (tmp_path / "recs.parquet").is_file()
+
+
+def test_a_cold_answer_starts_without_the_training_side(bundle: Bundle) -> None:
+    script = (
+        "import sys; from recsys.cli import main; "
+        f"sys.argv = ['recsys', 'recommend', {str(bundle.folder)!r}, '--history', 'i1']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print('heavy:', *({'mlflow', 'pytorch_lightning', 'polars', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy:"

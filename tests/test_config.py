@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from recsys.config import BERT4RecConfig, build_config, load_config
+from recsys.errors import InputError
+
+
+def tree(**sections: Any) -> dict[str, Any]:  # noqa: ANN401 -- values of a configuration
+    return {"name": "x", "data": {"path": "log.csv"}, **sections}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"model": {"name": "bert4rec", "mask_porb": 0.3}},
+            r"unknown key `mask_porb` in `model` of .*did you mean `mask_prob`",
+        ),
+        ({"dta": {}}, r"unknown key `dta` in x\.yaml; did you mean `data`"),
+        ({"training": {"epochs": "5"}}, r"`epochs` in `training` of x\.yaml: .*integer; got '5'"),
+        ({"training": {"epochs": 0}}, "greater than or equal to 1; got 0"),
+        ({"split": "by_magic"}, "expected tags: 'leave_one_out', 'global_time', 'user_holdout'"),
+        ({"model": {"name": "bert4rec", "dim": 65}}, "dim 65 is not a multiple of heads 2"),
+        ({"model": {"name": "markov", "dim": 64}}, "unknown key `dim` in `model`"),
+        (
+            {"data": {"path": "x", "columns": {"itm": "a"}}},
+            r"unknown key `itm` in `data\.columns`.*did you mean `item`",
+        ),
+    ],
+)
+def test_a_typo_is_named_and_never_becomes_a_default(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_config(tree(**sections), where="x.yaml")
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(InputError, match=r"key `data` is missing in x\.yaml"):
+        build_config({"name": "x"}, where="x.yaml")
+
+
+def test_overrides_reach_every_level(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("name: x\ndata: {path: log.csv}\nmodel: {name: bert4rec, dim: 32}\n")
+    config = load_config(file, ["data.path=../other", "model.mask_prob=0.5", "training.epochs=3"])
+    assert (config.data.path, config.training.epochs) == ("../other", 3)
+    assert isinstance(config.model, BERT4RecConfig)
+    assert (config.model.dim, config.model.mask_prob) == (32, 0.5)
+    assert load_config(file, ["model=markov"]).model.name == "markov"
+    assert load_config(file, ["model=item_knn", "model.history=all"]).model.name == "item_knn"
+    with pytest.raises(InputError, match="override `epochs` has no `=`"):
+        load_config(file, ["epochs"])
+    with pytest.raises(InputError, match="`name` is a value, not a section"):
+        load_config(file, ["name.first=y"])
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no configuration .*none\.yaml"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(InputError, match=r"bad\.yaml is not a readable YAML file"):
+        load_config(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(InputError, match="holds a list; expected sections"):
+        load_config(tmp_path / "list.yaml")
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = build_config(tree(), where="x.yaml")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.name = "y"  # type: ignore[misc]
