@@ -80,7 +80,7 @@ def read_log(data: DataConfig, with_rating: bool) -> Log:
 
 
 def event_files(data: DataConfig) -> list[Path]:
-    """The files of the log, sorted by name.
+    """The files of the log: as listed in `data.events`, and those of one pattern sorted by name.
 
     Raises:
         InputError: there is none.
@@ -95,12 +95,15 @@ def event_files(data: DataConfig) -> list[Path]:
             raise InputError(f"there is no folder {path}; set data.path to the folder of {data.events}")
         return find_files(str(path), "data.path")
     if data.events:
-        return find_files(str(Path(glob.escape(str(path))) / data.events), "data.events")
+        inside = Path(glob.escape(str(path)))
+        patterns = [data.events] if isinstance(data.events, str) else data.events
+        found = [file for each in patterns for file in find_files(str(inside / each), "data.events")]
+        return list(dict.fromkeys(found))  # two patterns may match the same file
     found = sorted(path.glob("*.inter")) if data.format == "atomic" else []
     if len(found) == 1:
         return found
-    inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
-    raise InputError(f"{path} is a folder: set data.events to the log's file in it; it has: {inside}")
+    names = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
+    raise InputError(f"{path} is a folder: set data.events to the log's file in it; it has: {names}")
 
 
 def find_files(pattern: str, key: str) -> list[Path]:

@@ -1,1 +1,127 @@
-"""Sequential recommendation: embeddings, next items, exports and an endpoint from interaction logs."""
+"""Sequential recommendation: embeddings, next items, exports and an endpoint from interaction logs.
+
+The whole engine in three calls:
+
+    data = recsys.prepare(frame, sequence="user", item="item", time="time")
+    model = recsys.train(data)
+    model.recommend(["item-1", "item-2"], k=10)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recsys.dataset import PreparedData
+    from recsys.recommender import Recommender
+
+__all__ = ["load", "prepare", "train"]
+
+
+def prepare(
+    frame: object,
+    *,
+    sequence: str = "sequence",
+    item: str = "item",
+    time: str | None = None,
+    rating: str | None = None,
+    items: object = None,
+    item_id: str | None = None,
+    title: str | None = None,
+    time_unit: str = "s",
+    clean: dict[str, Any] | None = None,
+    split: str | dict[str, Any] = "leave_one_out",
+    out: Path | str = "prepared/data",
+) -> PreparedData:
+    """Prepare a log that is a pandas, Polars or Arrow table.
+
+    Args:
+        frame: one row an event.
+        sequence: column of the user, playlist or session id.
+        item: column of the item id.
+        time: column of the time, a datetime or a number of `time_unit`; None takes the rows' order.
+        rating: column of the rating, for `clean={"min_rating": ...}`.
+        items: table with a row an item, or None.
+        item_id: its column of the item id; default: the name in `item`.
+        title: its column of what a person reads.
+        time_unit: s, ms, us or ns, for times that are numbers.
+        clean: the section `clean` of a configuration.
+        split: the section `split`, or just its kind.
+        out: folder of the prepared data set; its last part is the experiment's name.
+
+    Raises:
+        InputError: a column is missing, a value is bad, or the folder holds another data set.
+    """
+    from recsys.cli import prepare_frame
+
+    columns = {"sequence": sequence, "item": item, "time": time, "rating": rating}
+    tree = {
+        "name": Path(out).name,
+        "prepared": str(out),
+        "data": {
+            "columns": columns,
+            "item_columns": {"id": item_id or item, "title": title},
+            "time_unit": time_unit,
+        },
+        "clean": clean or {},
+        "split": split,
+    }
+    return prepare_frame(frame, tree, items)
+
+
+def train(
+    data: PreparedData,
+    model: str | dict[str, Any] = "bert4rec",
+    *,
+    training: dict[str, Any] | None = None,
+    index: dict[str, Any] | None = None,
+    tracking: dict[str, Any] | None = None,
+    out: Path | str | None = None,
+    final: bool = False,
+) -> Recommender:
+    """Train a model, record it in MLflow, and give the recommender of its bundle.
+
+    Args:
+        data: what `prepare` gave, or `PreparedData.load(folder)`.
+        model: the section `model` of a configuration, or just its name.
+        training: the section `training`.
+        index: the section `index`.
+        tracking: the section `tracking`.
+        out: folder of the run; default: `runs/NAME/MODEL`.
+        final: fit all events, for the number of epochs that a former call without it chose.
+
+    Raises:
+        InputError: a key is unknown or of the wrong type, or the data has nothing to validate on.
+    """
+    from recsys.config import build_config
+    from recsys.experiment import train as run
+    from recsys.recommender import Recommender
+
+    tree = {
+        "name": data.path.name,
+        "prepared": str(data.path),
+        "data": {},
+        "model": model,
+        "training": training or {},
+        "index": index or {},
+        "tracking": tracking or {},
+        "output": None if out is None else str(out),
+    }
+    return Recommender.load(run(build_config(tree, where="recsys.train"), final=final).bundle)
+
+
+def load(bundle: Path | str, *, tracking_uri: str = "sqlite:///mlflow.db") -> Recommender:
+    """The recommender of a bundle.
+
+    Args:
+        bundle: a folder, `runs:/RUN_ID/bundle` or `models:/NAME@ALIAS`.
+        tracking_uri: where the latter two are looked up.
+
+    Raises:
+        InputError: there is no such bundle, or it was changed since it was written.
+    """
+    from recsys.cli import resolve
+    from recsys.recommender import Recommender
+
+    return Recommender.load(resolve(str(bundle), tracking_uri))

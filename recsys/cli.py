@@ -123,7 +123,7 @@ def evaluate(
     from recsys.bundle import Bundle
     from recsys.evaluation import evaluate_bundle
 
-    loaded = Bundle.load(_resolve(bundle, tracking_uri))
+    loaded = Bundle.load(resolve(bundle, tracking_uri))
     result = evaluate_bundle(
         loaded, loaded.prepared_data(data), split=split, protocol=protocol, exclude_seen=not keep_seen
     )
@@ -152,7 +152,7 @@ def index(
     from recsys.experiment import index_queries
     from recsys.index import build_index
 
-    loaded = Bundle.load(_resolve(bundle, tracking_uri))
+    loaded = Bundle.load(resolve(bundle, tracking_uri))
     queries = index_queries(loaded.prepared_data(data))
     info = build_index(loaded, queries, recall=recall, dim=dim, backend=_backend(backend) or "annoy")
     _say(
@@ -235,7 +235,7 @@ def promote(
     from recsys.bundle import Bundle
     from recsys.registry import promote as move_champion
 
-    name = model or Bundle.load(_resolve(bundle, tracking_uri)).config.registered_name
+    name = model or Bundle.load(resolve(bundle, tracking_uri)).config.registered_name
     _say(move_champion(bundle, model_name=name, tracking_uri=tracking_uri, if_better=if_better).message)
 
 
@@ -291,7 +291,7 @@ def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:
     return load_config(file, overrides or [])
 
 
-def _resolve(bundle: str, tracking_uri: str) -> Path:
+def resolve(bundle: str, tracking_uri: str) -> Path:
     """The bundle's folder; MLflow is imported only for a URI."""
     if not bundle.startswith(("runs:/", "models:/")):
         return Path(bundle)
@@ -309,7 +309,7 @@ def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, w
 def _recommender(bundle: str, backend: str | None, tracking_uri: str) -> Recommender:
     from recsys.recommender import Recommender
 
-    return Recommender.load(_resolve(bundle, tracking_uri), backend=_backend(backend))
+    return Recommender.load(resolve(bundle, tracking_uri), backend=_backend(backend))
 
 
 def _prepared(recommender: Recommender, data: Path | None) -> PreparedData:

@@ -64,7 +64,9 @@ class DataConfig(Config):
         description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
         "sequences (`user item item ...`), pairs (`user item`), sample (built in)",
     )
-    events: str | None = Field(None, description="file or glob inside the folder `path`")
+    events: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="file or glob inside the folder `path`, or a list of them"
+    )
     items: str | None = Field(None, description="item table inside the folder `path`, or a path of its own")
     items_format: Literal["csv", "tsv", "parquet", "jsonl", "atomic"] | None = Field(
         None, description="format of the item table; default: that of the log"
@@ -308,7 +310,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(error: Any, where: str) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails
     """One sentence for one of pydantic's errors, naming the key, the section and the remedy."""
     *parents, leaf = error["loc"] or ("",)
-    tags = {name for union in (ModelConfig, SplitConfig) for name in _tags(union)}
+    tags = {name for union in (ModelConfig, SplitConfig) for name in sections_of(union)}
     section = ".".join(str(part) for part in parents if part not in tags)
     place = f"in `{section}` of {where}" if section else f"in {where}"
     if error["type"] == "extra_forbidden":
@@ -325,15 +327,17 @@ def _known_keys(path: list[Any]) -> list[str]:
     section: Any = ExperimentConfig
     for part in path:
         fields = getattr(section, "model_fields", {})
-        section = fields[part].annotation if part in fields else _tags(section).get(part, section)
+        section = fields[part].annotation if part in fields else sections_of(section).get(part, section)
     return list(section.model_fields) if hasattr(section, "model_fields") else []
 
 
-def _tags(union: Any) -> dict[str, type[Config]]:  # noqa: ANN401 -- a typing construct
-    """Discriminator value -> section of an (annotated) union of sections."""
-    if get_origin(union) is Annotated:
-        union = get_args(union)[0]
-    if get_origin(union) not in (Union, types.UnionType):
+def sections_of(annotation: Any) -> dict[str, type[Config]]:  # noqa: ANN401 -- a typing construct
+    """The sections that a field can hold: by discriminator value for a union, under "" for just one."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return {"": annotation}
+    if get_origin(annotation) not in (Union, types.UnionType):
         return {}
-    members = [member for member in get_args(union) if hasattr(member, "model_fields")]
+    members = [member for member in get_args(annotation) if hasattr(member, "model_fields")]
     return {next(iter(member.model_fields.values())).default: member for member in members}

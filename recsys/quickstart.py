@@ -17,12 +17,13 @@ from recsys.vocabulary import ItemId
 
 SAMPLE_MODEL = {
     "name": "bert4rec",
-    "max_length": 40,
+    "max_length": 20,
+    "mask_prob": 0.5,
+    "last_item_prob": 0.2,
+    "dropout": 0.0,
     "attention_dropout": 0.0,
-    "dropout": 0.1,
-    "last_item_prob": 0.3,
 }
-SAMPLE_TRAINING = {"epochs": 30, "batch_size": 64, "learning_rate": 2e-3, "patience": 5, "validate_every": 2}
+SAMPLE_TRAINING = {"epochs": 25, "batch_size": 64, "learning_rate": 2e-3, "validate_every": 5}
 
 
 def configuration(out: Path) -> ExperimentConfig:

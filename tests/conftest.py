@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
+
+import pytest
 from hypothesis import settings
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch is imported
+from tests.mlflow_world import sqlite_uri
 
 # A shared machine may be slow for a moment; a test that hangs is caught by the suite's own limit.
 settings.register_profile("recsys", deadline=None, max_examples=50)
 settings.load_profile("recsys")
+
+
+@pytest.fixture
+def tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty MLflow database of this test, and a cache of its own for what is downloaded from it."""
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
+    return sqlite_uri(tmp_path / "tracking")

@@ -103,6 +103,15 @@ def test_pairs_refuse_a_third_field(tmp_path: Path) -> None:
         read_log(DataConfig(path=str(tmp_path / "log.txt"), format="pairs"), with_rating=False)
 
 
+def test_listed_files_are_read_in_the_listed_order(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_log(tmp_path, "csv", [(name, 1, 0, 1.0)], name=name)
+    listed = data_of(tmp_path, "csv", events=["b.csv", "a.*", "b.*"])
+    assert read_log(listed, with_rating=False).events["sequence"].to_list() == ["b", "a"]
+    with pytest.raises(InputError, match=r"there is no file .*c\.csv; set data\.events"):
+        event_files(data_of(tmp_path, "csv", events=["a.csv", "c.csv"]))
+
+
 def test_files_of_a_glob_follow_their_names(tmp_path: Path) -> None:
     write_log(tmp_path, "csv", [("x", 2, 1, 1)], name="b")
     write_log(tmp_path, "csv", [("x", 1, 1, 1), ("y", 9, 1, 1)], name="a")

@@ -1,0 +1,129 @@
+"""Every ready experiment trains for a moment, the built-in sample standing in for its data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.prepare import prepare
+from data_prep.sample import write_sample
+from recsys.bundle import Bundle
+from recsys.config import ExperimentConfig, build_config, load_config
+from recsys.dataset import PreparedData
+from recsys.errors import InputError
+from recsys.evaluation import evaluate_bundle
+from recsys.experiment import STATE_FILE, read_history, train
+from recsys.models import COUNTING, ENCODERS
+from recsys.quickstart import configuration
+from recsys.recommender import Recommender
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small sample log."""
+    folder = tmp_path_factory.mktemp("sample")
+    write_sample(folder, users=300, playlists=50)
+    return folder
+
+
+@pytest.fixture
+def stand_in(sample: Path, tmp_path: Path, tracking_uri: str) -> dict[str, object]:
+    """Sections that point a configuration at the sample and at a folder of this test."""
+    return {
+        "data": {"path": str(sample), "format": "sample"},
+        "prepared": str(tmp_path / "prepared"),
+        "output": str(tmp_path / "run"),
+        "tracking": {"uri": tracking_uri},
+    }
+
+
+def shortened(config: ExperimentConfig, stand_in: dict[str, object], **training: object) -> ExperimentConfig:
+    """The experiment on the sample, for one epoch, without cleaning rules that fit other data."""
+    tree = json.loads(config.model_dump_json())
+    tree |= {**stand_in, "clean": {}, "training": {**tree["training"], "epochs": 1, "threads": 1, **training}}
+    return build_config(tree, where="the test")
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_configuration_trains(file: Path, stand_in: dict[str, object]) -> None:
+    config = shortened(load_config(file), stand_in)
+    prepare(config)
+    trained = train(config)
+    assert Recommender.load(trained.bundle).recommend([], k=3).fallback == "recent popularity"
+    data = PreparedData.load(config.prepared_path)
+    again = evaluate_bundle(Bundle.load(trained.bundle), data).metrics
+    assert {f"test_{name}": value for name, value in again.items()} == pytest.approx(
+        {name: value for name, value in trained.metrics.items() if name.startswith("test_")}, abs=1e-6
+    )
+
+
+def test_the_quickstart_is_the_sample_configuration(tmp_path: Path) -> None:
+    ready, quick = load_config(ROOT / "configs/sample.yaml"), configuration(tmp_path)
+    for section in ("name", "model", "training", "clean", "split", "index"):
+        assert getattr(quick, section) == getattr(ready, section)
+
+
+def test_data_is_named_by_a_path_that_can_be_overridden() -> None:
+    for file in CONFIGS:
+        config = load_config(file)
+        assert config.name == file.stem.replace("_", "-")
+        if config.data.format != "sample":
+            assert config.data.path.startswith("data/")
+
+
+@pytest.mark.parametrize("name", [*COUNTING, *ENCODERS])
+def test_every_model_goes_the_whole_way(name: str, stand_in: dict[str, object]) -> None:
+    config = build_config({"name": "way", **stand_in, "model": name, "training": {"epochs": 1}}, where="test")
+    prepare(config)
+    lines: list[str] = []
+    trained = train(config, say=lines.append)
+    recommender = Recommender.load(trained.bundle)
+    history = PreparedData.load(config.prepared_path).vocabulary.decode(np.array([1, 2, 3]))
+    answer = recommender.recommend(history, k=5)
+    assert len(answer.items) == 5
+    assert all(item.title for item in answer.items)
+    assert any("version 1 of the registered model way" in line for line in lines)
+
+
+def test_final_takes_its_epochs_from_validation_and_refuses_to_be_measured(
+    stand_in: dict[str, object],
+) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in, epochs=2, validate_every=1)
+    prepare(config)
+    with pytest.raises(InputError, match=r"--final takes the number of epochs from .*without --final first"):
+        train(config, final=True)
+    first = train(config)
+    final = train(config, final=True)
+    assert final.best_epoch == first.best_epoch
+    assert final.metrics == first.metrics
+    bundle = Bundle.load(final.bundle)
+    data = PreparedData.load(config.prepared_path)
+    counts = np.asarray(pq.read_table(final.bundle / "items.parquet")["count"])
+    assert counts.sum() == len(data.sequences.values)  # every event, not only the training part
+    with pytest.raises(InputError, match="fitted on all events"):
+        evaluate_bundle(bundle, data)
+    other = build_config({**json.loads(config.model_dump_json()), "training": {"epochs": 5}}, where="test")
+    with pytest.raises(InputError, match="other model or training settings"):
+        train(other, final=True)
+
+
+def test_resume_continues_the_same_run_and_refuses_another(stand_in: dict[str, object]) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in, epochs=2, validate_every=1)
+    prepare(config)
+    with pytest.raises(InputError, match="holds no training to resume"):
+        train(config, resume=True)
+    first = train(config)
+    again = train(config, resume=True)
+    assert (again.run_id, again.model_version) == (first.run_id, first.model_version)
+    assert [row["epoch"] for row in read_history(config.output_path)] == [1, 2]
+    assert (config.output_path / STATE_FILE).exists()
+    other = shortened(config, stand_in, epochs=3, validate_every=1)
+    with pytest.raises(InputError, match="started with other model or training settings"):
+        train(other, resume=True)
