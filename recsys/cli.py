@@ -42,6 +42,9 @@ Backend = Annotated[str | None, typer.Option(help="annoy, exact or auto (the fas
 DataFolder = Annotated[
     Path | None, typer.Option(help="prepared data; default: what the bundle was trained on")
 ]
+KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="rank the history's items too")]
+Seed = Annotated[int, typer.Option(help="of sampled negatives and intervals")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="write the result there")]
 DEFAULT_TRACKING = "sqlite:///mlflow.db"
 
 
@@ -110,13 +113,48 @@ def train(
 
 
 @app.command()
+def floors(
+    source: Annotated[
+        Path, typer.Argument(metavar="CONFIG.yaml|PREPARED", help="a configuration, or a prepared folder")
+    ],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="valid or test")] = "test",
+    json_file: JsonFile = None,
+) -> None:
+    """What counting reaches on a data set: the floor that a trained model must beat."""
+    from recsys.dataset import PreparedData
+    from recsys.floors import measure_floors
+
+    if split not in ("valid", "test"):
+        raise InputError(f"split `{split}` is unknown; known: valid, test")
+    folder = source
+    if not source.is_dir():
+        config = _load(source, overrides)
+        folder = config.prepared_path
+        if not folder.exists():
+            from data_prep.prepare import prepare as prepare_log
+
+            for line in prepare_log(config).lines():
+                _say(line)
+    table = measure_floors(PreparedData.load(folder), "valid" if split == "valid" else "test", say=_say)
+    for line in table.lines():
+        _say(line)
+    if json_file:
+        json_file.write_text(json.dumps(table.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
 def evaluate(
     bundle: BundleName,
     split: Annotated[str, typer.Option(help="valid or test")] = "test",
     protocol: Annotated[str, typer.Option(help="full, pop-100 or uniform-100")] = "full",
-    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="rank the history's items too")] = False,
+    keep_seen: KeepSeen = False,
+    negatives: Annotated[
+        Path | None, typer.Option(help="Parquet file of the sampled negatives: read, or written if missing")
+    ] = None,
+    seed: Seed = 0,
     data: DataFolder = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result there")] = None,
+    json_file: JsonFile = None,
     tracking_uri: TrackingUri = DEFAULT_TRACKING,
 ) -> None:
     """Metrics of a bundle on a split of its data."""
@@ -125,7 +163,13 @@ def evaluate(
 
     loaded = Bundle.load(resolve(bundle, tracking_uri))
     result = evaluate_bundle(
-        loaded, loaded.prepared_data(data), split=split, protocol=protocol, exclude_seen=not keep_seen
+        loaded,
+        loaded.prepared_data(data),
+        split=split,
+        protocol=protocol,
+        exclude_seen=not keep_seen,
+        negatives=negatives,
+        seed=seed,
     )
     for line in result.lines():
         _say(line)
@@ -136,6 +180,69 @@ def evaluate(
             **result.to_json(),
         }
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def compare(
+    bundle_a: Annotated[str, typer.Argument(metavar="BUNDLE_A", help="as BUNDLE elsewhere")],
+    bundle_b: Annotated[str, typer.Argument(metavar="BUNDLE_B", help="differences are B - A")],
+    split: Annotated[str, typer.Option(help="valid or test")] = "test",
+    protocol: Annotated[str, typer.Option(help="full, pop-100 or uniform-100")] = "full",
+    keep_seen: KeepSeen = False,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="may be repeated; default: hr@10 and ndcg@10")
+    ] = None,
+    seed: Seed = 0,
+    data: DataFolder = None,
+    json_file: JsonFile = None,
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """Paired bootstrap of two bundles on the same users, with a verdict in words."""
+    from recsys.bundle import Bundle
+    from recsys.compare import METRICS, compare_bundles
+
+    a, b = (Bundle.load(resolve(bundle, tracking_uri)) for bundle in (bundle_a, bundle_b))
+    result = compare_bundles(
+        a,
+        b,
+        data=data,
+        split=split,
+        protocol=protocol,
+        exclude_seen=not keep_seen,
+        metrics=metric or METRICS,
+        seed=seed,
+    )
+    for line in result.lines():
+        _say(line)
+    if json_file:
+        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def report(
+    bundle: BundleName,
+    out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report.html"),
+    split: Annotated[str, typer.Option(help="valid or test")] = "test",
+    keep_seen: KeepSeen = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="put every counting model beside it")
+    ] = True,
+    data: DataFolder = None,
+    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+) -> None:
+    """One self-contained HTML page about a bundle."""
+    from recsys.report import write_report
+
+    file = write_report(
+        resolve(bundle, tracking_uri),
+        out,
+        data=data,
+        split=split,
+        exclude_seen=not keep_seen,
+        baselines=baselines,
+        say=_say,
+    )
+    _say(f"wrote {file}")
 
 
 @app.command()
@@ -227,7 +334,8 @@ def promote(
     bundle: BundleName,
     model: Annotated[str | None, typer.Option(help="registered model; default: the bundle's own")] = None,
     if_better: Annotated[
-        str | None, typer.Option(help="only if this test metric, such as ndcg@10, is higher")
+        str | None,
+        typer.Option(help="only if better in this test metric, such as ndcg@10, on the same users"),
     ] = None,
     tracking_uri: TrackingUri = DEFAULT_TRACKING,
 ) -> None:

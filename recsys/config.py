@@ -158,23 +158,30 @@ class RecentPopularityConfig(Config):
 
 
 class MarkovConfig(Config):
-    """First-order Markov chain on the last item, backing off to popularity."""
+    """Markov chain on the last items, backing off to shorter contexts and then to popularity."""
 
     name: Literal["markov"] = "markov"
+    order: int = Field(1, ge=1, le=3, description="items of the longest context")
+    backoff: float = Field(0.4, gt=0, le=1, strict=False, description="factor of a step to a shorter context")
 
 
 class ItemKNNConfig(Config):
-    """Cosine of item co-occurrence, with the last item or the whole history."""
+    """Cosine of item co-occurrence, with the last item, the whole history, or the history weighted by age."""
 
     name: Literal["item_knn"] = "item_knn"
-    history: Literal["last", "all"] = Field("last", description="items of the history that vote")
-    neighbours: int = Field(1000, ge=1, description="nearest items kept for each item")
+    history: Literal["last", "all", "recent"] = Field("last", description="who votes; recent: newest most")
+    half_life: float = Field(3.0, gt=0, strict=False, description="recent: events until a vote is halved")
+    neighbours: int = Field(1000, ge=1, description="nearest items kept for each item, 8 bytes each")
 
 
-ModelConfig = Annotated[
-    BERT4RecConfig | PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig,
-    Field(discriminator="name"),
-]
+class ReplayConfig(Config):
+    """The items of the history again, newest first, then popularity; for data with repeats."""
+
+    name: Literal["replay"] = "replay"
+
+
+Counting = PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig | ReplayConfig
+ModelConfig = Annotated[BERT4RecConfig | Counting, Field(discriminator="name")]
 
 
 class TrainingConfig(Config):

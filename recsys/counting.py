@@ -8,7 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.errors import InputError
 from recsys.models.protocol import CountingModel
+from recsys.models.replay import Replay
 from recsys.search import Found
 from recsys.sequences import Ragged
 
@@ -48,7 +50,16 @@ class CountingIndex:
         allowed: NDArray[np.bool_] | None = None,
         exclude: Ragged | None = None,
     ) -> Found:
-        """The k best allowed items of each history; arguments and answer as in `ItemIndex.search`."""
+        """The k best allowed items of each history; arguments and answer as in `ItemIndex.search`.
+
+        Raises:
+            InputError: the model answers with items of the history, and those are excluded.
+        """
+        if exclude is not None and isinstance(self._model, Replay):
+            raise InputError(
+                "model `replay` recommends the items of the history again, and leaving out what was seen "
+                "leaves it nothing to say; keep seen items (--keep-seen, exclude_seen=False)"
+            )
         stored = self._model.scores(histories)
         stored.sum_duplicates()
         longest = 0 if exclude is None else int(exclude.lengths.max(initial=0))

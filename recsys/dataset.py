@@ -112,14 +112,29 @@ class PreparedData:
     def targets(self, split: Split) -> Targets:
         """The next item that each sequence of the split must predict, with its history.
 
-        A sequence with several events in the split is asked for the first of them. Sequences without an
-        event there, or without any history before it, have no target.
+        A sequence with several events in the split is asked for the first of them (`split_items` gives them
+        all). Sequences without an event there, or without any history before it, have no target.
         """
-        start = self.valid_start if split == "valid" else self.test_start
-        stop = self.test_start if split == "valid" else self.sequences.lengths
+        start, stop = self._marks(split)
         rows = np.flatnonzero((start < stop) & (start > 0))
         histories = self.sequences.take(rows).first(start[rows])
         return Targets(rows, histories, self.sequences.values[self.sequences.offsets[rows] + start[rows]])
+
+    def split_items(self, split: Split) -> Ragged:
+        """T ragged rows: the different items that each sequence of `targets` has in the split, in order."""
+        start, stop = self._marks(split)
+        rows = self.targets(split).rows
+        begin = self.sequences.offsets[rows]
+        events = self.sequences.slices(begin + start[rows], begin + stop[rows])
+        keys = events.rows * (len(self.vocabulary) + 1) + events.values
+        kept = np.sort(np.unique(keys, return_index=True)[1])
+        offsets = np.r_[0, np.cumsum(np.bincount(events.rows[kept], minlength=len(rows)))]
+        return Ragged(events.values[kept], offsets.astype(np.int64))
+
+    def _marks(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(S,) where the events of a split begin and end in each sequence."""
+        marks = self.valid_start.astype(np.int64), self.test_start.astype(np.int64), self.sequences.lengths
+        return marks[:2] if split == "valid" else marks[1:]
 
 
 def read_manifest(folder: Path, remedy: str) -> dict[str, Any]:

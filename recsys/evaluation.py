@@ -1,56 +1,131 @@
 """Evaluation of a model on the targets of a split: full ranking, or against sampled negatives.
 
-Shapes: `T` targets, `B` targets of a chunk, `V` items, `K` candidates of a sampled protocol.
+Shapes: `T` users that have a target, `E` targets of all of them, `V` items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, get_args
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from recsys.beyond import Features, attribute_features, beyond_accuracy, vector_features
+from recsys.bootstrap import Bootstrap, Interval
 from recsys.bundle import Bundle
 from recsys.dataset import PreparedData, Split, Targets
+from recsys.encoding import item_vectors
 from recsys.errors import InputError
-from recsys.metrics import METRICS, rank_counts
+from recsys.metrics import user_metrics
 from recsys.models.popularity import item_counts
-from recsys.models.protocol import CountingModel, Encoder, Model
+from recsys.models.protocol import Encoder, Model
+from recsys.protocols import Protocol, rank_sampled, stored_negatives
+from recsys.ranking import Ranks, Scorer, chunks, encoder_input, rank_all, score_function
 from recsys.sequences import Ragged
+from recsys.slices import Slices, user_slices
 
-Protocol = Literal["full", "pop-100", "uniform-100"]
-Scorer = Callable[[Ragged], NDArray[np.float32]]
-NEGATIVES = 100
-CELLS_PER_CHUNK = 1 << 24
-"""Scores held at once (64 MiB in float32): what bounds the memory of an evaluation."""
+__all__ = [
+    "Evaluation",
+    "Protocol",
+    "Scorer",
+    "chunks",
+    "encoder_input",
+    "evaluate",
+    "evaluate_bundle",
+    "metric_lines",
+    "score_function",
+]
+
+Floats = NDArray[np.float64]
+CUTOFFS = (5, 10, 20)
+ALL = "all"
+TRAINED = "trained targets"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one model on one split.
+    """What one model reached on one split.
+
+    HR, NDCG and MRR ask for the next item; Recall, Precision and MAP for all items that the user has in the
+    split (full ranking; sampled protocols ask for the next item alone). Definitions: `recsys.metrics`.
 
     Attributes:
-        metrics: `hr@10` and so on, means over users.
         split: valid or test.
         protocol: full ranking, or 100 sampled negatives (never to be mixed in one table).
-        exclude_seen: whether items of the history were taken out; a repeated target is then a miss.
-        users: number of targets T.
-        cold_targets: targets that never occur in training; they stay in.
+        exclude_seen: whether items of the history were taken out; a repeated target is then a miss. Sampled
+            negatives are never of the user's own, and the target always stays.
+        cutoffs: the k.
+        seed: of sampled negatives and of the intervals' resamples.
+        seconds: wall time of ranking and measuring, without the intervals.
+        rows: (T,) the users' rows in the prepared data's sequences.
+        per_user: by metric (`hr@10`), (T,) values aligned with `rows`.
+        trained: the same of the users whose next item occurs in training, other targets that do not left out.
+        slices: (T,) masks by slicing and slice, see `recsys.slices`.
+        beyond: measures of the lists, see `recsys.beyond`; empty for sampled protocols, which have no lists.
+        diversity_by: what diversity is measured with: `attributes`, `vectors` (the model's own), or None.
+        cold_targets: users whose next item never occurs in training; they stay in, and mostly miss.
     """
 
-    metrics: dict[str, float]
     split: Split
     protocol: Protocol
     exclude_seen: bool
-    users: int
+    cutoffs: tuple[int, ...]
+    seed: int
+    seconds: float
+    rows: NDArray[np.int64]
+    per_user: dict[str, Floats]
+    trained: dict[str, Floats]
+    slices: Slices
+    beyond: dict[str, float | None]
+    diversity_by: str | None
     cold_targets: int
 
+    @property
+    def users(self) -> int:
+        """Number of users T, each with one next item."""
+        return len(self.rows)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """`hr@10` and so on, means over all users."""
+        return {name: float(values.mean()) for name, values in self.per_user.items()}
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Means over all users with 95% bootstrap intervals over users."""
+        return self._bootstrap.intervals()
+
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionary for a JSON file."""
-        return asdict(self)
+        """Plain dictionary for a JSON file, with the intervals of all rows and slices."""
+        rows = {ALL: _row(self.intervals, self.users)}
+        if trained := len(next(iter(self.trained.values()))):
+            rows[TRAINED] = _row(Bootstrap(self.trained, self.seed).intervals(), trained)
+        return {
+            "split": self.split,
+            "protocol": self.protocol,
+            "exclude_seen": self.exclude_seen,
+            "seed": self.seed,
+            "users": self.users,
+            "cold_targets": self.cold_targets,
+            "seconds": round(self.seconds, 3),
+            "cutoffs": list(self.cutoffs),
+            "metrics": self.metrics,
+            "rows": rows,
+            "beyond": self.beyond,
+            "diversity_by": self.diversity_by,
+            "slices": {
+                name: {
+                    part: _row(self._bootstrap.intervals(mask), int(mask.sum()))
+                    for part, mask in parts.items()
+                }
+                for name, parts in self.slices.items()
+            },
+        }
 
     def lines(self) -> list[str]:
         """A summary in plain text, one line for each cutoff."""
@@ -58,86 +133,95 @@ class Evaluation:
         ranking = f"seen items {seen}" if self.protocol == "full" else "sampled negatives"
         head = (
             f"{self.split}, {self.protocol} ({ranking}): {self.users:,} targets, "
-            f"{self.cold_targets:,} of them never seen in training"
+            f"{self.cold_targets:,} of them never seen in training; {self.seconds:.1f} s"
         )
-        return [head, *(f"  {line}" for line in metric_lines(self.metrics))]
+        lines = [head, *(f"  {line}" for line in metric_lines(self.metrics))]
+        if self.cold_targets and len(next(iter(self.trained.values()))):
+            lines.append("  without targets never seen in training:")
+            means = {name: float(values.mean()) for name, values in self.trained.items()}
+            lines += [f"  {line}" for line in metric_lines(means)]
+        if self.beyond:
+            lines.append("  the lists:")
+            lines += [f"  {line}" for line in metric_lines(self.beyond)]
+        return lines
+
+    @cached_property
+    def _bootstrap(self) -> Bootstrap:
+        return Bootstrap(self.per_user, self.seed)
 
 
-def metric_lines(metrics: dict[str, float]) -> list[str]:
-    """Metrics such as `hr@10` in plain text, one line for each cutoff."""
+def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
+    """Metrics such as `hr@10` in plain text, one line for each cutoff; what is None is left out."""
     cutoffs = dict.fromkeys(name.partition("@")[2] for name in metrics)
     return [
-        "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(f"@{k}"))
+        "  ".join(
+            f"{name} {value:.4f}"
+            for name, value in metrics.items()
+            if value is not None and name.endswith(f"@{k}")
+        )
         for k in cutoffs
     ]
 
 
-def score_function(model: Model, device: str = "cpu") -> Scorer:
-    """Dense scores of a model: B histories -> (B, V) float32, column j is item j+1."""
-    if isinstance(model, CountingModel):
-        return lambda histories: model.prior + model.scores(histories).toarray()
-    table_VD = model.item_table().detach().to(device)
-
-    def score(histories: Ragged) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            vectors_BD = model.encode(encoder_input(model, histories, device))
-            scores: NDArray[np.float32] = (vectors_BD @ table_VD.T).float().cpu().numpy()
-        return scores
-
-    return score
-
-
-def encoder_input(model: Encoder, histories: Ragged, device: str = "cpu") -> torch.Tensor:
-    """(B, L) int64 newest items of each history, padded on the left, L >= 1 also when all are empty."""
-    newest = histories.last(model.max_history)
-    matrix_BL = newest.padded(max(int(newest.lengths.max(initial=1)), 1))
-    return torch.from_numpy(matrix_BL.astype(np.int64)).to(device)
-
-
 def evaluate(
-    score: Scorer,
+    model: Model | Scorer,
     data: PreparedData,
     *,
     split: Split = "test",
     protocol: Protocol = "full",
     exclude_seen: bool = True,
-    cutoffs: tuple[int, ...] = (5, 10, 20),
+    cutoffs: tuple[int, ...] = CUTOFFS,
     seed: int = 0,
+    negatives: Path | None = None,
 ) -> Evaluation:
-    """Metrics of a scorer on every target of a split.
+    """Measure a model on every target of a split.
 
     Args:
-        score: dense scores of histories, see `score_function`.
+        model: an encoder or counting model, or its dense scores (see `score_function`).
         data: the prepared data set; histories hold only what comes before the target.
         split: valid or test.
-        protocol: full catalogue, or the target against 100 negatives drawn by popularity (counts over all
-            events, as BERT4Rec's authors draw them) or uniformly, never from the user's own sequence.
+        protocol: full catalogue, or the next item against 100 negatives drawn by popularity or uniformly, see
+            `recsys.protocols`.
         exclude_seen: take the items of the history out of the full ranking.
         cutoffs: the k of the metrics.
-        seed: seed of the sampled negatives.
+        seed: seed of the sampled negatives and of the intervals.
+        negatives: file to take the sampled negatives from, or to write them to where there is none.
 
     Raises:
-        InputError: the split has no target, or the protocol is unknown or cannot draw its negatives.
+        InputError: the split has no target, or the protocol is unknown or cannot draw its negatives, or the
+            negatives in the file are not these.
+        ValueError: a score is NaN.
     """
-    if protocol not in get_args(Protocol):
-        raise InputError(f"protocol `{protocol}` is unknown; known: {', '.join(get_args(Protocol))}")
-    targets = data.targets(split)
-    if not len(targets.rows):
-        raise InputError(f"{data.path} has no {split} target; prepare it with a split that holds some out")
-    counts = _ranks(score, data, targets, protocol, exclude_seen, np.random.default_rng(seed))
-    above_T, level_T = counts
-    trained_V = item_counts(data.training().values, len(data.vocabulary)) > 0
+    _check(protocol, cutoffs, negatives)
+    started = time.perf_counter()
+    targets = _targets(data, split)
+    counts_V = item_counts(data.training().values, len(data.vocabulary))
+    beyond: dict[str, float | None] = {}
+    diversity_by = None
+    if protocol == "full":
+        asked = data.split_items(split)
+        ranks = rank_all(
+            model, targets, asked, n_items=len(counts_V), k=max(cutoffs), exclude_seen=exclude_seen
+        )
+        diversity_by, features = _features(model, data)
+        beyond = beyond_accuracy(ranks.lists, targets.histories, counts_V, features, cutoffs)
+    else:
+        asked = Ragged(targets.items, np.arange(len(targets.rows) + 1))
+        ranks = rank_sampled(model, data, split, stored_negatives(negatives, data, split, protocol, seed))
     return Evaluation(
-        metrics={
-            f"{name}@{k}": float(metric(above_T, level_T, k).mean())
-            for name, metric in METRICS.items()
-            for k in cutoffs
-        },
         split=split,
         protocol=protocol,
         exclude_seen=exclude_seen,
-        users=len(targets.rows),
-        cold_targets=int((~trained_V[targets.items - 1]).sum()),
+        cutoffs=cutoffs,
+        seed=seed,
+        rows=targets.rows,
+        per_user=user_metrics(ranks.above, ranks.level, ranks.offsets, cutoffs),
+        trained=_trained_metrics(ranks, asked, counts_V, cutoffs),
+        slices=user_slices(data, targets, counts_V),
+        beyond=beyond,
+        diversity_by=diversity_by,
+        cold_targets=int((counts_V[targets.items - 1] == 0).sum()),
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -148,8 +232,11 @@ def evaluate_bundle(
     split: str = "test",
     protocol: str = "full",
     exclude_seen: bool = True,
+    cutoffs: tuple[int, ...] = CUTOFFS,
+    seed: int = 0,
+    negatives: Path | None = None,
 ) -> Evaluation:
-    """Metrics of a bundle on a prepared data set that has its vocabulary; see `evaluate`.
+    """Measure a bundle on a prepared data set that has its vocabulary; see `evaluate`.
 
     Raises:
         InputError: the bundle has seen the targets (`train --final`), or the split is unknown.
@@ -161,72 +248,59 @@ def evaluate_bundle(
             f"{bundle.folder} was fitted on all events, the {split} targets included (train --final): "
             "measuring it on them says nothing; evaluate the bundle of the run without --final"
         )
-    score = score_function(bundle.model)
     return evaluate(
-        score, data, split=cast(Split, split), protocol=cast(Protocol, protocol), exclude_seen=exclude_seen
+        bundle.model,
+        data,
+        split=cast(Split, split),
+        protocol=cast(Protocol, protocol),
+        exclude_seen=exclude_seen,
+        cutoffs=cutoffs,
+        seed=seed,
+        negatives=negatives,
     )
 
 
-def chunks(targets: Targets, n_items: int) -> Iterator[NDArray[np.int64]]:
-    """Places 0..T-1 in chunks of similar history length, each small enough to hold its dense scores."""
-    order = np.argsort(targets.histories.lengths, kind="stable")
-    size = int(np.clip(CELLS_PER_CHUNK // n_items, 1, 1024))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def _ranks(
-    score: Scorer,
-    data: PreparedData,
-    targets: Targets,
-    protocol: Protocol,
-    exclude_seen: bool,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    above_T = np.empty(len(targets.rows), dtype=np.int64)
-    level_T = np.empty_like(above_T)
-    weights_V = _sampling_weights(data, protocol)
-    for places in chunks(targets, len(data.vocabulary)):
-        histories = targets.histories.take(places)
-        items_B = targets.items[places]
-        scores_BV = score(histories)
-        if weights_V is not None:
-            own = data.sequences.take(targets.rows[places])
-            candidates_BK = draw_negatives(weights_V, own, items_B, rng)
-            scores_BV = np.take_along_axis(scores_BV, candidates_BK - 1, axis=1)
-            items_B = np.ones_like(items_B)  # the target is the first candidate
-        elif exclude_seen:
-            scores_BV[histories.rows, histories.values - 1] = -np.inf
-        above_T[places], level_T[places] = rank_counts(scores_BV, items_B)
-    return above_T, level_T
-
-
-def _sampling_weights(data: PreparedData, protocol: Protocol) -> NDArray[np.float64] | None:
-    if protocol == "full":
-        return None
-    counts_V = item_counts(data.sequences.values, len(data.vocabulary)).astype(np.float64)
-    return counts_V if protocol == "pop-100" else np.ones_like(counts_V)
-
-
-def draw_negatives(
-    weights_V: NDArray[np.float64], own: Ragged, targets_B: NDArray[np.int32], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """(B, 1+100) candidates: each target, then negatives without replacement, none of the user's own items.
-
-    Drawn as the largest of log-weight + Gumbel noise, which is sampling without replacement in proportion
-    to the weights.
-
-    Raises:
-        InputError: fewer than 100 items are left to draw from.
-    """
-    with np.errstate(divide="ignore"):
-        keys_BV = np.log(weights_V) + rng.gumbel(size=(len(own), len(weights_V)))
-    keys_BV[own.rows, own.values - 1] = -np.inf
-    left_B = np.isfinite(keys_BV).sum(axis=1)
-    if left_B.min(initial=NEGATIVES) < NEGATIVES:
+def _check(protocol: str, cutoffs: tuple[int, ...], negatives: Path | None) -> None:
+    if protocol not in get_args(Protocol):
+        raise InputError(f"protocol `{protocol}` is unknown; known: {', '.join(get_args(Protocol))}")
+    if not cutoffs or min(cutoffs) < 1:
+        raise InputError(f"cutoffs are {cutoffs}; expected one or more numbers from 1")
+    if negatives is not None and protocol == "full":
         raise InputError(
-            f"{NEGATIVES} negatives were asked for, but a user has only {left_B.min()} left to draw from; "
-            "use --protocol full"
+            f"the full ranking has no sampled negatives to keep in {negatives}; name a sampled protocol "
+            "(--protocol pop-100 or uniform-100), or leave --negatives out"
         )
-    drawn_BK = np.argpartition(-keys_BV, NEGATIVES - 1, axis=1)[:, :NEGATIVES] + 1
-    return np.concatenate([targets_B[:, None].astype(np.int64), drawn_BK], axis=1)
+
+
+def _targets(data: PreparedData, split: Split) -> Targets:
+    targets = data.targets(split)
+    if not len(targets.rows):
+        raise InputError(f"{data.path} has no {split} target; prepare it with a split that holds some out")
+    return targets
+
+
+def _features(model: Model | Scorer, data: PreparedData) -> tuple[str | None, Features | None]:
+    """What diversity is measured with: attributes, equal for all models, or else the model's own vectors."""
+    attributes = attribute_features(data.items)
+    if attributes is not None:
+        return "attributes", attributes
+    if isinstance(model, Encoder):
+        return "vectors", vector_features(item_vectors(model))
+    return None, None
+
+
+def _trained_metrics(
+    ranks: Ranks, asked: Ragged, counts_V: NDArray[np.int64], cutoffs: tuple[int, ...]
+) -> dict[str, Floats]:
+    """Metrics without the targets that no training event has; users whose next item is one are left out."""
+    warm_E = counts_V[asked.values - 1] > 0
+    kept_E = warm_E & warm_E[asked.offsets[:-1]][asked.rows]
+    numbers = np.bincount(asked.rows[kept_E], minlength=len(asked))
+    offsets = np.r_[0, np.cumsum(numbers[numbers > 0])]
+    if len(offsets) == 1:
+        return {name: np.empty(0) for name in user_metrics(ranks.above, ranks.level, ranks.offsets, cutoffs)}
+    return user_metrics(ranks.above[kept_E], ranks.level[kept_E], offsets, cutoffs)
+
+
+def _row(intervals: dict[str, Interval], users: int) -> dict[str, Any]:
+    return {"users": users, "metrics": {name: each.to_json() for name, each in intervals.items()}}

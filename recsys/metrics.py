@@ -1,15 +1,19 @@
-"""Ranking metrics as vectorised functions of ranks, averaged over users.
+"""Ranking metrics as vectorised functions of ranks, one value a user.
 
 A rank is told by two counts, so that ties are fair: how many items score higher than the target, and how
-many score the same (the target among them). The target's rank is uniform over the places that the tied
-items share, and a metric is its mean over them; a constant scorer therefore scores what chance scores.
+many score the same (the target among them). Every order of tied items is equally likely, and a metric is its
+exact mean over the orders (McSherry & Najork 2008, "Computing information retrieval performance measures
+efficiently in the presence of tied scores"); a constant scorer therefore scores what chance scores.
 
-Shapes: `B` users, `V` items.
+HR, NDCG and MRR ask for the next item. Recall, Precision and MAP ask for every item that the user has in the
+split; with one target, recall is HR, precision is HR / k and MAP is MRR.
+
+Shapes: `B` users, `V` items, `E` targets of all users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +62,83 @@ def reciprocal_rank(above_B: Counts, level_B: Counts, k: int) -> Floats:
     return _mean_over_ties(gains, above_B, level_B)
 
 
+def recall(above_E: Counts, level_E: Counts, offsets: Counts, k: int) -> Floats:
+    """(B,) Recall@k: expected share of a user's targets among the first k, |hits| / |targets|.
+
+    Args:
+        above_E: items above each target; those of user b stand at `offsets[b]:offsets[b + 1]`.
+        level_E: items level with each target, itself among them.
+        offsets: (B+1,); every user has at least one target.
+        k: the cutoff.
+    """
+    return np.add.reduceat(hit_rate(above_E, level_E, k), offsets[:-1]) / np.diff(offsets)
+
+
+def precision(above_E: Counts, level_E: Counts, offsets: Counts, k: int) -> Floats:
+    """(B,) Precision@k: |hits| / k, whatever the number of targets; arguments as in `recall`."""
+    return np.add.reduceat(hit_rate(above_E, level_E, k), offsets[:-1]) / k
+
+
+def average_precision(above_E: Counts, level_E: Counts, offsets: Counts, k: int) -> Floats:
+    """(B,) AP@k: the sum over hits of the precision at their rank, divided by min(k, |targets|).
+
+    A target of rank q gains (targets at ranks up to q) / q: one for itself, one for each that stands higher,
+    and for each that it is tied with, one where that comes first. Over all orders of a tie of m items after
+    `above` others, the ordered pair of two targets ends at each place q with probability
+    (q - above - 1) / (m (m - 1)). Arguments as in `recall`.
+    """
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((above_E, users))
+    above, level, user = above_E[order], level_E[order], users[order]
+    new = np.r_[True, (user[1:] != user[:-1]) | (above[1:] != above[:-1])]
+    starts = np.flatnonzero(new)
+    tied = np.diff(np.r_[starts, len(user)])  # targets of each tie
+    above, level, user = above[starts], level[starts], user[starts]
+    higher = starts - offsets[user]  # targets of the same user above the tie
+    places = np.arange(1.0, k + 1)
+    single = _mean_over_ties(1 / places, above, level)
+    # Over places q: sum of (q - above - 1) / q = number of places - (above + 1) * sum of 1 / q.
+    inside = np.minimum(above + level, k) - np.minimum(above, k)
+    pairs = (inside - (np.minimum(above, k) + 1) * single * level) / np.maximum(level * (level - 1), 1)
+    gained = tied * (higher + 1) * single + np.where(level > 1, tied * (tied - 1) * pairs, 0)
+    total = np.bincount(user, weights=gained, minlength=len(offsets) - 1)
+    return total / np.minimum(np.diff(offsets), k)
+
+
 METRICS: dict[str, Callable[[Counts, Counts, int], Floats]] = {
     "hr": hit_rate,
     "ndcg": ndcg,
     "mrr": reciprocal_rank,
 }
-"""Name -> metric of (above, level, k); a new one is added here."""
+"""Name -> metric of the next item, of (above, level, k); a new one is added here."""
+
+SET_METRICS: dict[str, Callable[[Counts, Counts, Counts, int], Floats]] = {
+    "recall": recall,
+    "precision": precision,
+    "map": average_precision,
+}
+"""Name -> metric of all of a user's targets, of (above, level, offsets, k)."""
+
+
+def user_metrics(
+    above_E: Counts, level_E: Counts, offsets: Counts, cutoffs: Iterable[int]
+) -> dict[str, Floats]:
+    """Every metric at every cutoff, (B,) values each, by names such as `hr@10`.
+
+    Args:
+        above_E: items above each target, users one after another; the next item is each user's first.
+        level_E: items level with each target.
+        offsets: (B+1,) where each user's targets begin.
+        cutoffs: the k.
+    """
+    first = offsets[:-1]
+    values = {}
+    for k in cutoffs:
+        for name, metric in METRICS.items():
+            values[f"{name}@{k}"] = metric(above_E[first], level_E[first], k)
+        for name, set_metric in SET_METRICS.items():
+            values[f"{name}@{k}"] = set_metric(above_E, level_E, offsets, k)
+    return values
 
 
 def _mean_over_ties(gain_of_place: Floats, above_B: Counts, level_B: Counts) -> Floats:

@@ -1,7 +1,8 @@
 """Bundles in MLflow's model registry: find one by URI, move the alias `champion`, move it back.
 
-What a comparison needs stands in the tags of a version (see `recsys.logged_model`): nothing is downloaded to
-promote one.
+`promote(..., if_better=...)` evaluates the candidate and the champion on the same users where the prepared
+data is at hand. Elsewhere it falls back on the figures in the tags of the two versions (see
+`recsys.logged_model`).
 """
 
 from __future__ import annotations
@@ -81,8 +82,10 @@ def promote(
         bundle_uri: as for `resolve_bundle`.
         model_name: the registered model.
         tracking_uri: where runs and models are recorded.
-        if_better: move only when this metric of the bundle's manifest is higher than the champion's.
-            `ndcg@10` means that of the test split; both must have been measured on the same prepared data.
+        if_better: move only when the bundle is better than the champion in this metric, such as `ndcg@10` of
+            the test split: when the 95% interval of the paired difference on the same users lies above 0.
+            Without the prepared data, when the stored figure is higher; the message then says so. Both must
+            have been trained on the same prepared data.
 
     Raises:
         InputError: as `resolve_bundle`; or the two cannot be compared: other data, or no such metric.
@@ -103,14 +106,11 @@ def promote(
             return PromoteResult(model_name, str(champion.version), former, False, message)
         because = ""
         if if_better:
-            ours, theirs = _comparable(candidate, champion, if_better)
-            if not ours > theirs:
-                message = (
-                    f"kept champion version {champion.version} of {model_name}: {if_better} {ours:.6g} of "
-                    f"version {candidate.version} is not better than its {theirs:.6g}"
-                )
+            better, words = _better(candidate, champion, if_better, tracking_uri)
+            if not better:
+                message = f"kept champion version {champion.version} of {model_name}: {words}"
                 return PromoteResult(model_name, str(champion.version), former, False, message)
-            because = f": {if_better} {ours:.6g} is better than {theirs:.6g}"
+            because = f": {words}"
         # `previous` first: a crash between the two steps must not lose the way back to what serves now.
         client.set_registered_model_alias(model_name, PREVIOUS, champion.version)
         client.set_registered_model_alias(model_name, CHAMPION, candidate.version)
@@ -250,8 +250,10 @@ def _download(client: MlflowClient, model_id: str, uri: str, cache: Path) -> Pat
     return found.parent
 
 
-def _comparable(candidate: ModelVersion, champion: ModelVersion, metric: str) -> tuple[float, float]:
-    """The metric of both versions, refused unless it was measured on the same data and split."""
+def _better(
+    candidate: ModelVersion, champion: ModelVersion, metric: str, tracking_uri: str
+) -> tuple[bool, str]:
+    """Whether the candidate is better, and why, in words."""
     ours, theirs = candidate.tags, champion.tags
     if ours.get("data_digest") != theirs.get("data_digest"):
         digests = [tags.get("data_digest", "unknown")[:12] for tags in (ours, theirs)]
@@ -260,6 +262,37 @@ def _comparable(candidate: ModelVersion, champion: ModelVersion, metric: str) ->
             f"{champion.version} on {digests[1]}: {metric} compares only on the same prepared data; train "
             "both on it, or promote without --if-better"
         )
+    from recsys.bundle import Bundle
+    from recsys.compare import compare_bundles
+
+    a, b = (
+        Bundle.load(resolve_bundle(f"models:/{version.name}/{version.version}", tracking_uri))
+        for version in (champion, candidate)
+    )
+    try:
+        found = compare_bundles(a, b, metrics=[metric])
+    except InputError as error:  # no prepared data here, or another; a final bundle; a metric of its own
+        return _better_as_stored(candidate, champion, metric, str(error))
+    return found.differences[metric].low > 0, f"{found.verdict(metric)} on the same {found.users:,} users"
+
+
+def _better_as_stored(
+    candidate: ModelVersion, champion: ModelVersion, metric: str, reason: str
+) -> tuple[bool, str]:
+    """The stored figures alone, which have no interval."""
+    ours, theirs = _comparable(candidate, champion, metric)
+    better = ours > theirs
+    words = (
+        f"{metric} {ours:.6g} of version {candidate.version} is {'' if better else 'not '}better than "
+        f"{theirs:.6g} of version {champion.version}; these are the stored figures, no interval was possible "
+        f"({reason})"
+    )
+    return better, words
+
+
+def _comparable(candidate: ModelVersion, champion: ModelVersion, metric: str) -> tuple[float, float]:
+    """The metric of both versions as their tags state it."""
+    ours, theirs = candidate.tags, champion.tags
     keys = (f"test_{metric}", metric)
     both = [json.loads(tags.get("metrics", "{}")) for tags in (ours, theirs)]
     for key in keys:

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle, save_bundle
+from recsys.dataset import PreparedData, Targets
 from recsys.errors import InputError
-from recsys.evaluation import draw_negatives, evaluate, evaluate_bundle, score_function
-from recsys.metrics import METRICS
+from recsys.evaluation import evaluate, evaluate_bundle, score_function
+from recsys.metrics import METRICS, SET_METRICS, rank_counts, user_metrics
 from recsys.models import fit_counting
+from recsys.ranking import rank_all, top_k
 from recsys.sequences import Ragged
 from tests.worlds import experiment, prepared, ring, small_encoder
 
@@ -23,26 +30,122 @@ def next_on_the_ring(histories: Ragged) -> NDArray[np.float32]:
     return scores
 
 
+def constant(histories: Ragged) -> NDArray[np.float32]:
+    return np.zeros((len(histories), N_ITEMS), np.float32)
+
+
+def with_marks(data: PreparedData, valid: list[int], test: list[int]) -> PreparedData:
+    """The same sequences under another split."""
+    marks = {"train_end": valid, "valid_start": valid, "test_start": test}
+    arrays = {name: np.array(values, np.int32) for name, values in marks.items()}
+    return PreparedData(**{**vars(data), **arrays})
+
+
 @pytest.mark.parametrize("protocol", ["full", "pop-100", "uniform-100"])
 def test_a_perfect_scorer_is_perfect(tmp_path: Path, protocol: str) -> None:
     data = prepared(tmp_path / "data", ring(N_ITEMS, 400), N_ITEMS)
     result = evaluate(next_on_the_ring, data, protocol=protocol)  # type: ignore[arg-type]
-    assert set(result.metrics.values()) == {1.0}
+    for k in result.cutoffs:
+        assert {result.metrics[f"{name}@{k}"] for name in ("hr", "ndcg", "mrr", "recall", "map")} == {1.0}
+        assert result.metrics[f"precision@{k}"] == pytest.approx(1 / k)
     assert result.users == 400
 
 
 def test_a_constant_scorer_scores_chance(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", ring(N_ITEMS, 300), N_ITEMS)
-
-    def constant(histories: Ragged) -> NDArray[np.float32]:
-        return np.zeros((len(histories), N_ITEMS), np.float32)
-
     kept = evaluate(constant, data, exclude_seen=False)
     assert kept.metrics["hr@10"] == pytest.approx(10 / N_ITEMS)
+    assert kept.metrics["precision@10"] == pytest.approx(1 / N_ITEMS)
+    discounts = 1 / np.log2(np.arange(2, 12))
+    assert kept.metrics["ndcg@10"] == pytest.approx(discounts.sum() / N_ITEMS)
     left = N_ITEMS - data.targets("test").histories.lengths
     assert evaluate(constant, data).metrics["hr@10"] == pytest.approx((10 / left).mean())
     sampled = evaluate(constant, data, protocol="uniform-100")
     assert sampled.metrics["hr@10"] == pytest.approx(10 / 101)
+    assert sampled.metrics["mrr@10"] == pytest.approx((1 / np.arange(1, 11)).sum() / 101)
+
+
+def test_a_random_scorer_scores_chance_within_its_interval(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 2000), N_ITEMS)
+    rng = np.random.default_rng(3)
+    result = evaluate(
+        lambda histories: rng.random((len(histories), N_ITEMS), np.float32), data, exclude_seen=False
+    )
+    for metric, chance in (("hr@20", 20 / N_ITEMS), ("precision@20", 1 / N_ITEMS)):
+        interval = result.intervals[metric]
+        assert interval.low < chance < interval.high
+        assert interval.high - interval.low < 0.04
+
+
+def test_ties_with_the_target_cannot_be_gamed(tmp_path: Path) -> None:
+    """Half of the items tied with the target on top: the target is among 10 of 75 by chance alone."""
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 100), N_ITEMS)
+    parity = data.targets("test").items % 2
+
+    def tied(histories: Ragged) -> NDArray[np.float32]:
+        last = histories.values[histories.offsets[1:] - 1]
+        target_is_odd = ((last % N_ITEMS) + 1) % 2
+        level: NDArray[np.bool_] = np.arange(1, N_ITEMS + 1)[None] % 2 == target_is_odd[:, None]
+        return level.astype(np.float32)
+
+    assert set(parity.tolist()) == {0, 1}
+    result = evaluate(tied, data, exclude_seen=False)
+    assert result.metrics["hr@10"] == pytest.approx(10 / 75)
+    assert result.metrics["mrr@5"] == pytest.approx((1 / np.arange(1, 6)).sum() / 75)
+
+
+def test_several_targets_by_hand(tmp_path: Path) -> None:
+    """After 1: next 2, then 3 and 4 (twice); the second user has only an item that never was trained on."""
+    data = prepared(tmp_path / "data", Ragged.of([[1, 2, 3, 4, 4], [2, 9], [3, 4, 2, 1]]), N_ITEMS)
+    data = with_marks(data, [1, 1, 4], [1, 1, 4])
+
+    def scores(histories: Ragged) -> NDArray[np.float32]:
+        ranking = np.zeros((len(histories), N_ITEMS), np.float32)
+        ranking[:, [3, 7, 1, 9, 2]] = [5, 4, 3, 2, 1]  # 4, 8, 2, 10, 3
+        return ranking
+
+    asked = data.split_items("test")
+    assert (asked.values.tolist(), asked.offsets.tolist()) == ([2, 3, 4, 9], [0, 3, 4])
+    result = evaluate(scores, data, cutoffs=(1, 3, 5))
+    first = {name: float(values[0]) for name, values in result.per_user.items()}
+    assert (first["hr@1"], first["hr@3"]) == (0.0, 1.0)
+    assert first["mrr@3"] == pytest.approx(1 / 3)
+    assert first["recall@3"] == pytest.approx(2 / 3)
+    assert first["precision@3"] == pytest.approx(2 / 3)
+    assert first["map@1"] == 1.0  # 4 is on top, and one place holds one target at most
+    assert first["map@3"] == pytest.approx((1 + 2 / 3) / 3)
+    assert first["map@5"] == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
+    assert (result.users, result.cold_targets, result.rows.tolist()) == (2, 1, [0, 1])
+    table = result.to_json()["rows"]
+    assert table["all"]["users"] == 2
+    assert table["trained targets"]["users"] == 1
+    assert table["trained targets"]["metrics"]["map@5"]["mean"] == pytest.approx(first["map@5"])
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 300), st.integers(1, 30), st.integers(0, 10_000), st.sampled_from([2, 5, 10_000]))
+def test_heads_and_ranks_are_those_of_a_full_sort(n_items: int, k: int, seed: int, levels: int) -> None:
+    """Against scores sorted whole, with many ties, excluded items and several targets."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(levels, size=(7, n_items)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    depth = min(k, n_items)
+    best, columns = top_k(torch.from_numpy(scores), depth)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    assert (columns.numpy() == order).all()
+    assert (best.numpy() == np.take_along_axis(scores, order, axis=1)).all()
+
+    data_rows = Ragged.of([rng.choice(n_items, rng.integers(1, min(n_items, 4) + 1), replace=False) + 1
+                           for _ in range(7)])  # fmt: skip
+    targets = Targets(np.arange(7), Ragged.of([[1]] * 7), data_rows.values[data_rows.offsets[:-1]])
+    ranks = rank_all(
+        lambda histories: scores.copy(), targets, data_rows, n_items=n_items, k=k, exclude_seen=False
+    )
+    above, level = rank_counts(scores[data_rows.rows], data_rows.values)
+    known = user_metrics(above, level, data_rows.offsets, (k,))
+    found = user_metrics(ranks.above, ranks.level, ranks.offsets, (k,))
+    for name, values in known.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-12, err_msg=name)
 
 
 def test_the_planted_chain_is_found_by_markov_alone(tmp_path: Path) -> None:
@@ -52,7 +155,7 @@ def test_the_planted_chain_is_found_by_markov_alone(tmp_path: Path) -> None:
         fitted = fit_counting(
             experiment(**model).model, data.training(), data.training_times(), len(data.vocabulary)
         )
-        return evaluate(score_function(fitted), data).metrics["hr@5"]
+        return evaluate(fitted, data).metrics["hr@5"]
 
     assert hr(name="markov") == 1.0
     assert hr(name="item_knn", history="last") > 0.9
@@ -68,69 +171,112 @@ def test_a_repeated_target_is_a_miss_unless_seen_items_stay(tmp_path: Path) -> N
         scores[:, 0] = 1
         return scores
 
-    assert evaluate(first_item, data).metrics["hr@20"] == 0.0
-    assert evaluate(first_item, data, exclude_seen=False).metrics["hr@5"] == 1.0
+    removed = evaluate(first_item, data)
+    assert set(removed.metrics.values()) == {0.0}
+    assert removed.beyond["repeat_rate@5"] == 0.0
+    kept = evaluate(first_item, data, exclude_seen=False)
+    assert kept.metrics["hr@5"] == 1.0
+    assert kept.beyond["repeat_rate@5"] == pytest.approx(3 / 5)
 
 
-def test_targets_never_trained_on_stay_in(tmp_path: Path) -> None:
-    data = prepared(tmp_path / "data", Ragged.of([[1, 2, 3, 140]] * 4 + [[1, 2, 3, 2]]), N_ITEMS)
+def test_targets_never_trained_on_stay_in_and_a_second_row_leaves_them_out(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", Ragged.of([[1, 2, 3, 140]] * 4 + [[1, 2, 1, 2]]), N_ITEMS)
     result = evaluate(next_on_the_ring, data, exclude_seen=False)
     assert (result.users, result.cold_targets) == (5, 4)
-
-
-def test_negatives_are_never_the_users_own_and_follow_popularity() -> None:
-    weights = np.r_[np.full(100, 1.0), np.full(100, 9.0), 0.0]
-    own = Ragged.of([[1, 2, 150]] * 500)
-    drawn = draw_negatives(weights, own, np.full(500, 150, np.int32), np.random.default_rng(0))
-    assert drawn.shape == (500, 101)
-    assert (drawn[:, 0] == 150).all()
-    negatives = drawn[:, 1:]
-    assert not np.isin(negatives, [1, 2, 150, 201]).any()
-    assert all(len(set(row)) == 100 for row in negatives.tolist())
-    assert 2 < (negatives > 100).sum() / (negatives <= 100).sum() < 9
-
-
-def test_too_few_items_for_the_protocol_are_an_error(tmp_path: Path) -> None:
-    data = prepared(tmp_path / "data", ring(40, 50), 40)
-    with pytest.raises(InputError, match="100 negatives were asked for, but a user has only"):
-        evaluate(lambda histories: np.zeros((len(histories), 40), np.float32), data, protocol="pop-100")
+    assert result.metrics["hr@5"] == pytest.approx(1 / 5 + 4 / 5 * 4 / 149)  # four places among 149 ties
+    rows = result.to_json()["rows"]
+    assert (rows["trained targets"]["users"], rows["trained targets"]["metrics"]["hr@5"]["mean"]) == (1, 1.0)
+    assert "without targets never seen in training" in "\n".join(result.lines())
 
 
 def test_chunks_do_not_change_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepared(tmp_path / "data", ring(N_ITEMS, 300), N_ITEMS)
     _, model = small_encoder(N_ITEMS)
-    whole = evaluate(score_function(model), data).metrics
-    monkeypatch.setattr("recsys.evaluation.CELLS_PER_CHUNK", 7 * N_ITEMS)
-    assert evaluate(score_function(model), data).metrics == pytest.approx(whole, abs=1e-6)
-    assert set(whole) == {f"{name}@{k}" for name in METRICS for k in (5, 10, 20)}
+    whole = evaluate(model, data)
+    monkeypatch.setattr("recsys.ranking.CELLS_PER_CHUNK", 7 * N_ITEMS)
+    monkeypatch.setattr("recsys.ranking.ENCODED_AT_ONCE", 32)
+    parts = evaluate(model, data)
+    assert parts.metrics == pytest.approx(whole.metrics, abs=1e-6)
+    assert parts.beyond == pytest.approx(whole.beyond, abs=1e-6)
+    assert evaluate(score_function(model), data).metrics == pytest.approx(whole.metrics, abs=1e-6)
+    assert set(whole.metrics) == {f"{name}@{k}" for name in (*METRICS, *SET_METRICS) for k in (5, 10, 20)}
+
+
+def test_nan_scores_are_refused(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 10), N_ITEMS)
+
+    def broken(histories: Ragged) -> NDArray[np.float32]:
+        scores = constant(histories)
+        scores[0, 149] = np.nan
+        return scores
+
+    with pytest.raises(ValueError, match="NaN scores"):
+        evaluate(broken, data)
+
+
+def test_slices_part_the_users_by_what_is_known(tmp_path: Path) -> None:
+    # Training: item 1 four times of eight events, item 2 twice, 3 and 4 once; targets 1, 2, 3, 4 and 9.
+    sequences = Ragged.of([[1, 1, 1, 1, 1], [2, 2, 2], [3, 3], [4, 4], [5, 9]])
+    data = with_marks(prepared(tmp_path / "data", sequences, N_ITEMS), [4, 2, 1, 1, 0], [4, 2, 1, 1, 1])
+    slices = evaluate(constant, data, exclude_seen=False).slices
+    shown = {name: {part: mask.tolist() for part, mask in parts.items()} for name, parts in slices.items()}
+    assert shown["item popularity"] == {
+        "head": [True, False, False, False, False],
+        "torso": [False, True, True, False, False],
+        "tail": [False, False, False, True, True],
+    }
+    assert shown["target item"] == {"warm": [True] * 4 + [False], "cold": [False] * 4 + [True]}
+    assert shown["user"] == {"warm": [True] * 4 + [False], "cold": [False] * 4 + [True]}
+    assert shown["history length"] == {"1-5": [True] * 5}
+    table = evaluate(constant, data, exclude_seen=False).to_json()["slices"]
+    assert table["item popularity"]["torso"]["users"] == 2
+    assert set(table["item popularity"]["torso"]["metrics"]["hr@10"]) == {"mean", "low", "high"}
 
 
 def test_what_has_seen_the_targets_is_not_measured_on_them(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", ring(N_ITEMS, 50), N_ITEMS)
     config, model = small_encoder(N_ITEMS)
-    save_bundle(
-        tmp_path / "final",
-        config=config,
-        model=model,
-        data=data,
-        metrics={},
-        trained_on="all",
-        best_epoch=1,
-    )
+    facts: dict[str, Any] = {"config": config, "model": model, "data": data, "metrics": {}, "best_epoch": 1}
+    save_bundle(tmp_path / "final", trained_on="all", **facts)
     with pytest.raises(InputError, match=r"fitted on all events.*without --final"):
         evaluate_bundle(Bundle.load(tmp_path / "final"), data)
-    save_bundle(
-        tmp_path / "bundle",
-        config=config,
-        model=model,
-        data=data,
-        metrics={},
-        trained_on="training",
-        best_epoch=1,
-    )
+    save_bundle(tmp_path / "bundle", trained_on="training", **facts)
     bundle = Bundle.load(tmp_path / "bundle")
     assert evaluate_bundle(bundle, data).users == 50
     with pytest.raises(InputError, match="split `train` is unknown"):
         evaluate_bundle(bundle, data, split="train")
     with pytest.raises(InputError, match="protocol `top` is unknown"):
         evaluate_bundle(bundle, data, protocol="top")
+    with pytest.raises(InputError, match="full ranking has no sampled negatives to keep"):
+        evaluate_bundle(bundle, data, negatives=tmp_path / "negatives.parquet")
+    with pytest.raises(InputError, match="cutoffs are "):
+        evaluate_bundle(bundle, data, cutoffs=(0, 5))
+
+
+def test_stored_negatives_are_what_others_rank_too(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 60), N_ITEMS)
+    _, model = small_encoder(N_ITEMS)
+    file = tmp_path / "negatives.parquet"
+    first = evaluate(model, data, protocol="pop-100", negatives=file)
+    again = evaluate(score_function(model), data, protocol="pop-100", negatives=file)
+    assert again.metrics == pytest.approx(first.metrics, abs=1e-6)
+    assert evaluate(model, data, protocol="pop-100").metrics == first.metrics  # the seed alone draws them
+    table = pq.read_table(file)
+    targets = data.targets("test")
+    assert table["sequence"].to_pylist() == [f"u{row}" for row in targets.rows]
+    # Another program's ranking of the same file.
+    scores = score_function(model)(targets.histories)
+    hits = [
+        1 + sum(scores[row, np.array(others) - 1] > scores[row, target - 1]) <= 10
+        for row, (target, others) in enumerate(
+            zip(table["target"].to_pylist(), table["negatives"].to_pylist(), strict=True)
+        )
+    ]
+    assert first.metrics["hr@10"] == pytest.approx(np.mean(hits))
+    with pytest.raises(InputError, match="are of protocol pop-100, and uniform-100 was asked for; name"):
+        evaluate(model, data, protocol="uniform-100", negatives=file)
+    with pytest.raises(InputError, match="are of seed 0, and 1 was asked for"):
+        evaluate(model, data, protocol="pop-100", negatives=file, seed=1)
+    file.write_text("nothing")
+    with pytest.raises(InputError, match="holds no negatives"):
+        evaluate(model, data, protocol="pop-100", negatives=file)

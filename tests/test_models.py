@@ -2,18 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
 from torch import nn
 
 from recsys.config import BERT4RecConfig
-from recsys.errors import InputError
 from recsys.losses import full_cross_entropy
-from recsys.models import COUNTING, counting_from_arrays, fit_counting
 from recsys.models.bert4rec import BERT4Rec, build_bert4rec
-from recsys.models.protocol import CountingModel, Encoder
+from recsys.models.protocol import Encoder
 from recsys.sequences import Ragged
-from tests.worlds import DAY, experiment
 
 N_ITEMS = 20
 
@@ -105,65 +101,3 @@ def test_the_encoder_answers_the_protocol() -> None:
     model = encoder()
     assert isinstance(model, Encoder)
     assert model.max_history == 8
-
-
-SEQUENCES = Ragged.of([[1, 2, 3], [1, 2, 4], [2, 4], [5], []])
-TIMES = np.array([0, 1, 9, 0, 1, 2, 3, 9, 10], dtype=np.int64) * DAY
-
-
-def fitted(**model: object) -> CountingModel:
-    return fit_counting(experiment(**model).model, SEQUENCES, TIMES, 6)
-
-
-def dense(model: CountingModel, *histories: list[int]) -> np.ndarray:
-    scores = model.scores(Ragged.of(histories))
-    assert isinstance(scores, sp.csr_array)
-    return np.asarray(scores.toarray())
-
-
-def test_popularity_counts_training_events() -> None:
-    assert fitted(name="popularity").prior.tolist() == [2, 3, 1, 2, 1, 0]
-    assert not dense(fitted(name="popularity"), [1, 2]).any()
-
-
-def test_recent_popularity_counts_a_window_and_orders_the_rest_by_popularity() -> None:
-    prior = fitted(name="recent_popularity", days=5.0).prior
-    np.testing.assert_allclose(prior, np.array([0, 0, 1, 1, 1, 0]) + np.array([2, 3, 1, 2, 1, 0]) / 4)
-    with pytest.raises(InputError, match="needs event times"):
-        fit_counting(experiment(name="recent_popularity").model, SEQUENCES, None, 6)
-
-
-def test_markov_counts_what_followed_and_backs_off_to_popularity() -> None:
-    model = fitted(name="markov")
-    assert dense(model, [5, 2], [1], [5], []).tolist() == [
-        [0, 0, 1, 2, 0, 0],
-        [0, 2, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0, 0],
-    ]
-    np.testing.assert_allclose(model.prior, np.array([2, 3, 1, 2, 1, 0]) / 4)
-    assert model.prior.max() < 1  # it never overrules a count
-
-
-def test_item_knn_is_the_cosine_of_co_occurrence() -> None:
-    held = np.zeros((5, 6))
-    for row in range(5):
-        held[row, SEQUENCES[row] - 1] = 1
-    cosines = held.T @ held / np.maximum(np.sqrt(np.outer(held.sum(0), held.sum(0))), 1)
-    np.fill_diagonal(cosines, 0)
-    last, whole = fitted(name="item_knn"), fitted(name="item_knn", history="all")
-    np.testing.assert_allclose(dense(last, [3, 2]), cosines[[1]], rtol=1e-6)
-    np.testing.assert_allclose(dense(whole, [3, 2]), cosines[[1]] + cosines[[2]], rtol=1e-6)
-    nearest = dense(fitted(name="item_knn", neighbours=1), [1], [2], [3], [4], [5])
-    assert (np.count_nonzero(nearest, axis=1) <= 1).all()
-    np.testing.assert_allclose(nearest.max(axis=1), cosines[:5].max(axis=1), rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", COUNTING)
-def test_a_counting_model_comes_back_from_its_arrays(name: str) -> None:
-    model = fitted(name=name)
-    assert isinstance(model, CountingModel)
-    again = counting_from_arrays(experiment(name=name).model, model.arrays())
-    histories = [[1, 2], [4], []]
-    np.testing.assert_array_equal(dense(again, *histories), dense(model, *histories))
-    np.testing.assert_array_equal(again.prior, model.prior)

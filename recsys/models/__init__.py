@@ -15,6 +15,7 @@ from recsys.models.item_knn import ItemKNN, fit_item_knn
 from recsys.models.markov import Markov, fit_markov
 from recsys.models.popularity import Popularity, fit_popularity, fit_recent_popularity
 from recsys.models.protocol import CountingModel
+from recsys.models.replay import Replay, fit_replay
 from recsys.sequences import Ragged
 
 ENCODERS: dict[str, Callable[[Any, int], nn.Module]] = {
@@ -27,8 +28,12 @@ COUNTING: dict[str, tuple[Callable[..., CountingModel], Callable[..., CountingMo
     "recent_popularity": (fit_recent_popularity, Popularity.from_arrays),
     "markov": (fit_markov, Markov.from_arrays),
     "item_knn": (fit_item_knn, ItemKNN.from_arrays),
+    "replay": (fit_replay, Replay.from_arrays),
 }
 """Name -> how it is fitted to training sequences, how it is rebuilt from its arrays."""
+
+ANSWERS_SEEN = frozenset({"replay"})
+"""Models that answer with items of the history: without them they say nothing."""
 
 
 def build_encoder(config: ModelConfig, n_items: int) -> nn.Module:

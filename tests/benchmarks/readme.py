@@ -1,41 +1,81 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
 Tables come from results.jsonl and the configuration reference from `recsys.config`. Each part stands between
-`<!-- NAME -->` and `<!-- end -->`; the suite checks that the README holds what this would write.
+`<!-- NAME -->` and `<!-- end -->`; the suite checks that the README holds what this would write. A table is
+named `table DATA`, `table DATA PROTOCOL` or `table DATA PROTOCOL removed|kept`; without them it is of full
+ranking, seen items removed. Rows of two rules never stand in one table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recsys.config import ExperimentConfig, sections_of
-from tests.benchmarks.leave_one_out import read_results
+from tests.benchmarks.results import OURS, RESULTS, Row, read
 
 README = Path(__file__).parents[2] / "README.md"
 
 
-def leave_one_out(data: str) -> str:
-    """One line a model, the mean over its seeds; the newest settings of each model count."""
-    newest: dict[str, list[dict[str, Any]]] = {}
-    for row in (row for row in read_results() if row["data"] == data):
-        rows = newest.setdefault(row["model"], [])
-        if rows and rows[0]["settings"] != row["settings"]:
-            rows.clear()
-        rows.append(row)
-    lines = ["| model | HR@10 | NDCG@10 | seeds | training |", "|---|---|---|---|---|"]
-    for model, rows in sorted(newest.items(), key=lambda entry: _mean(entry[1], "test_ndcg@10")):
-        hr, ndcg = _spread(rows, "test_hr@10"), _spread(rows, "test_ndcg@10")
-        seeds = str(len(rows)) if rows[0]["best_epoch"] else "none"
-        lines.append(
-            f"| {model} | {hr} | {ndcg} | {seeds} | {mean(r['train_seconds'] for r in rows):.0f} s |"
-        )
+def quality(rows: list[Row], data: str, protocol: str = "full", seen_items: str = "removed") -> str:
+    """One line a model, the mean over its seeds, the best last; the newest settings of each model count.
+
+    Args:
+        rows: of the results file, oldest first.
+        data: name of the data set.
+        protocol: full, pop-100 or uniform-100.
+        seen_items: removed or kept.
+    """
+    asked = (data, protocol, seen_items)
+    newest: dict[str, list[Row]] = {}
+    for row in rows:
+        if (row["data"], row["protocol"], row["seen_items"]) == asked:
+            same = newest.setdefault(_title(row), [])
+            if same and _version(same[0]) != _version(row):
+                same.clear()
+            same.append(row)
+    if not newest:
+        raise SystemExit(f"results.jsonl has no row of {data}, {protocol}, seen items {seen_items}")
+    head = "| model | HR@10 | NDCG@10 | 95% of NDCG@10 | protocol | seen items | seeds | training |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    for title, same in sorted(newest.items(), key=lambda entry: _mean(entry[1], "ndcg@10")):
+        seeds = str(len(same)) if same[0].get("best_epoch") else "none"
+        cells = [title, _spread(same, "hr@10"), _spread(same, "ndcg@10"), _interval(same, "ndcg@10")]
+        cells += [protocol, seen_items, seeds, f"{mean(row['seconds'] for row in same):.0f} s"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _title(row: Row) -> str:
+    """Ours by its name, others with their library's; figures that we did not measure say so."""
+    model = row["model"] if row["library"] == OURS else f"{row['library']} {row['model']}"
+    return model if row["digest"] else f"{model} (measured apart)"
+
+
+def _version(row: Row) -> tuple[str, str | None]:
+    return row["settings"], row["digest"]
+
+
+def _mean(rows: list[Row], metric: str) -> float:
+    return mean(float(row["metrics"][metric]["mean"]) for row in rows)
+
+
+def _spread(rows: list[Row], metric: str) -> str:
+    values = [row["metrics"][metric]["mean"] for row in rows]
+    middle = f"{mean(values):.4f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.4f} to {max(values):.4f})"
+
+
+def _interval(rows: list[Row], metric: str) -> str:
+    """The interval over users, its ends averaged over the seeds."""
+    found = [row["metrics"][metric] for row in rows]
+    if any("low" not in value for value in found):
+        return ""
+    return f"{mean(value['low'] for value in found):.4f} to {mean(value['high'] for value in found):.4f}"
 
 
 def reference() -> str:
@@ -69,31 +109,29 @@ def _shown(field: FieldInfo) -> str:
     return "none" if field.default is None else f"`{field.default}`"
 
 
-PARTS: dict[str, Callable[[], str]] = {
-    "table ml-100k": lambda: leave_one_out("ml-100k"),
-    "reference": reference,
-}
+TABLE = re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?")
 
 
-def rendered(text: str) -> str:
-    """The README with every generated part made anew."""
-    for name, make in PARTS.items():
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if not mark or not end:
-            raise SystemExit(f"README.md has no place for `{name}`")
-        text = before + mark + make() + "\n" + end + after
-    return text
+def rendered(text: str, results: Path = RESULTS) -> str:
+    """A text with every generated part made anew.
 
+    Raises:
+        SystemExit: a part has no end, or no row of the results file belongs to it.
+    """
+    rows = read(results)
 
-def _mean(rows: list[dict[str, Any]], metric: str) -> float:
-    return mean(float(row["metrics"][metric]) for row in rows)
+    def made(found: re.Match[str]) -> str:
+        name = found["name"]
+        table = TABLE.fullmatch(name)
+        part = quality(rows, *filter(None, table.groups())) if table else reference()
+        if found["end"] is None:
+            raise SystemExit(f"the part `{name}` has no `<!-- end -->`")
+        return f"<!-- {name} -->\n{part}\n<!-- end -->"
 
-
-def _spread(rows: list[dict[str, Any]], metric: str) -> str:
-    values = [row["metrics"][metric] for row in rows]
-    middle = f"{mean(values):.4f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.4f} to {max(values):.4f})"
+    name = rf"(?P<name>reference|{TABLE.pattern})"
+    return re.sub(
+        rf"<!-- {name} -->\n(?:(?:(?!<!-- ).)*?(?P<end><!-- end -->))?", made, text, flags=re.DOTALL
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,224 @@
+"""Where targets stand in a model's ranking, and the head of that ranking, in blocks of users.
+
+No (users, items) matrix is ever held: a block has at most `CELLS_PER_CHUNK` scores. The first K items of a
+row are found without sorting or comparing the whole row: one pass takes the maximum of each group of 64
+items, the K best items lie in the K groups with the best maxima, and those alone are ordered. A target's rank
+is counted in the same K items, and over the whole row only where the target is tied with the last of them.
+
+Shapes: `T` users, `B` users of a block, `V` items, `D` width, `K` listed items, `E` targets of all users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.dataset import Targets
+from recsys.metrics import BEYOND, Counts
+from recsys.models.protocol import CountingModel, Encoder, Model
+from recsys.schema import PAD
+from recsys.sequences import Ragged
+
+Scorer = Callable[[Ragged], NDArray[np.float32]]
+CELLS_PER_CHUNK = 1 << 23
+"""Scores held at once (32 MiB in float32): what bounds the memory of an evaluation; the fastest measured."""
+ROWS_PER_CHUNK = 1024
+ENCODED_AT_ONCE = 1 << 14
+GROUP = 64
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where the targets of T users stand.
+
+    Attributes:
+        above: (E,) items that score higher than each target, exact below K; `BEYOND` from there on, and for
+            a target that may not be ranked.
+        level: (E,) items that score the same, the target among them; 1 where `above` is `BEYOND`.
+        offsets: (T+1,) where each user's targets begin; the next item is the first of them.
+        lists: (T, K) int32 best items, equal scores by index, 0 where no item is left; K is 0 for sampled
+            candidates.
+    """
+
+    above: Counts
+    level: Counts
+    offsets: Counts
+    lists: NDArray[np.int32]
+
+
+def score_function(model: Model, device: str = "cpu") -> Scorer:
+    """Dense scores of a model: B histories -> (B, V) float32, column j is item j+1."""
+    if isinstance(model, CountingModel):
+        return lambda histories: model.prior + model.scores(histories).toarray()
+    table_VD = model.item_table().detach().to(device)
+
+    def score(histories: Ragged) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            vectors_BD = model.encode(encoder_input(model, histories, device))
+            scores: NDArray[np.float32] = (vectors_BD @ table_VD.T).float().cpu().numpy()
+        return scores
+
+    return score
+
+
+def encoder_input(model: Encoder, histories: Ragged, device: str = "cpu") -> torch.Tensor:
+    """(B, L) int64 newest items of each history, padded on the left, L >= 1 also when all are empty."""
+    newest = histories.last(model.max_history)
+    matrix_BL = newest.padded(max(int(newest.lengths.max(initial=1)), 1))
+    return torch.from_numpy(matrix_BL.astype(np.int64)).to(device)
+
+
+def chunks(targets: Targets, n_items: int) -> Iterator[NDArray[np.int64]]:
+    """Places 0..T-1 in chunks of similar history length, each small enough to hold its dense scores."""
+    order = np.argsort(targets.histories.lengths, kind="stable")
+    size = int(np.clip(CELLS_PER_CHUNK // n_items, 1, ROWS_PER_CHUNK))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@torch.inference_mode()
+def score_blocks(
+    model: Model | Scorer, targets: Targets, n_items: int
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    """Places in `targets` with the (B, V) scores of their histories, block by block.
+
+    A block is the caller's to change, and may be overwritten by the next one. An encoder reads many histories
+    at once, of which a block scores a few; its table is multiplied as a (D, V) copy in memory order.
+    """
+    if not isinstance(model, Encoder):
+        score = score_function(model) if isinstance(model, CountingModel) else model
+        for places in chunks(targets, n_items):
+            scores = np.ascontiguousarray(score(targets.histories.take(places)), dtype=np.float32)
+            yield places, torch.from_numpy(scores)
+        return
+    table_DV = model.item_table().detach().float().T.contiguous()
+    blocks = list(chunks(targets, n_items))
+    scores_BV = torch.empty(len(blocks[0]) if blocks else 0, n_items)
+    for group in _groups(blocks, ENCODED_AT_ONCE):
+        vectors = _encoded(model, targets.histories.take(np.concatenate(group)))
+        start = 0
+        for places in group:
+            rows = scores_BV[: len(places)]
+            torch.mm(vectors[start : start + len(places)], table_DV, out=rows)
+            start += len(places)
+            yield places, rows
+
+
+def rank_all(
+    model: Model | Scorer,
+    targets: Targets,
+    asked: Ragged,
+    *,
+    n_items: int,
+    k: int,
+    exclude_seen: bool,
+) -> Ranks:
+    """Rank the whole catalogue for every user.
+
+    Args:
+        model: a model, or its dense scores.
+        targets: T histories.
+        asked: T ragged rows, the targets of each user.
+        n_items: V.
+        k: depth to which ranks are exact and lists are kept.
+        exclude_seen: take the items of the history out of the ranking.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    depth = min(k, n_items)
+    above = np.full(len(asked.values), BEYOND, dtype=np.int64)
+    level = np.ones_like(above)
+    lists = np.full((len(asked), depth), PAD, dtype=np.int32)
+    with torch.inference_mode():
+        for places, scores_BV in score_blocks(model, targets, n_items):
+            if exclude_seen:
+                seen = targets.histories.take(places)
+                scores_BV[torch.from_numpy(seen.rows), torch.from_numpy(seen.values - 1).long()] = -torch.inf
+            best_BK, columns_BK = top_k(scores_BV, depth)
+            lists[places] = torch.where(best_BK > -torch.inf, columns_BK + 1, PAD).int().numpy()
+            some = asked.take(places)
+            entries = _entries(asked, places)
+            above[entries], level[entries] = _counts(scores_BV, best_BK, some)
+    return Ranks(above, level, asked.offsets, lists)
+
+
+def top_k(scores_BV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, k) float32 best scores and (B, k) int64 their columns, best first, equal scores by column.
+
+    Args:
+        scores_BV: float32 scores, unchanged.
+        k: at most V.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    rows, width = scores_BV.shape
+    whole = width // GROUP * GROUP
+    maxima = [scores_BV[:, :whole].view(rows, -1, GROUP).amax(dim=2)] if whole else []
+    if whole < width:
+        maxima.append(scores_BV[:, whole:].amax(dim=1, keepdim=True))
+    maxima_BG = torch.cat(maxima, dim=1)
+    if bool(maxima_BG.isnan().any()):  # a maximum hands a NaN on
+        raise ValueError("the model gave NaN scores; nothing can be ranked")
+    groups_BK = _best(maxima_BG, torch.arange(maxima_BG.shape[1]).expand_as(maxima_BG), k)
+    columns = (groups_BK[:, :, None] * GROUP + torch.arange(GROUP)).view(rows, -1)
+    outside = columns >= width
+    candidates = scores_BV.gather(1, columns.clamp(max=width - 1))
+    candidates.masked_fill_(outside, -torch.inf)
+    best = _best(candidates, columns, k)
+    return candidates.gather(1, best), columns.gather(1, best)
+
+
+def _best(scores: torch.Tensor, columns: torch.Tensor, k: int) -> torch.Tensor:
+    """(B, <= k) places of the best scores in each row; of equal ones, those with the lower column first."""
+    bits = (scores + 0.0).view(torch.int32).long()  # + 0.0: -0.0 equals 0.0
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # float32 bits as integers of the same order
+    return ((ordered << 32) - columns).topk(min(k, scores.shape[1]), dim=1).indices
+
+
+def _counts(scores_BV: torch.Tensor, best_BK: torch.Tensor, asked: Ragged) -> tuple[Counts, Counts]:
+    """Items above and level of each target of a block."""
+    rows = torch.from_numpy(asked.rows)
+    scores_E = scores_BV[rows, torch.from_numpy(asked.values - 1).long()]
+    listed_EK = best_BK[rows]
+    above_E = (listed_EK > scores_E[:, None]).sum(dim=1)
+    level_E = (listed_EK == scores_E[:, None]).sum(dim=1)
+    last_E = listed_EK[:, -1]
+    ranked_E = (scores_E >= last_E) & (scores_E > -torch.inf)
+    # Ties with the last listed item may go on below it: count those rows in full, one row at a time.
+    for entry in torch.nonzero(ranked_E & (scores_E == last_E)).flatten().tolist():
+        level_E[entry] = torch.count_nonzero(scores_BV[rows[entry]] == scores_E[entry])
+    above = np.where(ranked_E.numpy(), above_E.numpy(), BEYOND)
+    return above, np.where(ranked_E.numpy(), level_E.numpy(), 1)
+
+
+def _entries(asked: Ragged, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the values of the rows `places` stand in `asked.values`."""
+    lengths = asked.lengths[places]
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) + np.repeat(asked.offsets[places] - ends + lengths, lengths)
+
+
+def _groups(blocks: list[NDArray[np.int64]], size: int) -> Iterator[list[NDArray[np.int64]]]:
+    """Consecutive blocks, together about `size` users."""
+    each = max(size // len(blocks[0]), 1) if blocks else 1
+    for start in range(0, len(blocks), each):
+        yield blocks[start : start + each]
+
+
+def _encoded(model: Encoder, histories: Ragged) -> torch.Tensor:
+    """(B, D) float32 vectors, encoded in batches that are bounded in tokens."""
+    longest = max(min(int(histories.lengths.max(initial=1)), model.max_history), 1)
+    step = max((1 << 16) // longest, 1)
+    parts = [
+        model.encode(
+            encoder_input(model, histories.take(np.arange(start, min(start + step, len(histories)))))
+        )
+        for start in range(0, len(histories), step)
+    ]
+    return torch.cat(parts).float().contiguous()

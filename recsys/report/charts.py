@@ -1,0 +1,115 @@
+"""Small pictures drawn as inline SVG: they need no script, follow the page's colours and print sharp.
+
+Colours stand in the page's style sheet, under the class names used here. Lengths are in SVG user units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+
+Point = tuple[int, float]
+
+WIDTH, HEIGHT = 340, 220
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 26, 40
+BAR_WIDTH, BAR_HEIGHT = 100, 12
+
+
+def curve(points: Sequence[Point], *, marked: Point, word: str, label: str, below: bool = False) -> Markup:
+    """A quantity against the epoch, with one of its points marked and its value written there.
+
+    Args:
+        points: (epoch, value), in the order of the epochs; at least one.
+        marked: the point to mark.
+        word: what that point is, such as `best`.
+        label: what the quantity is; also what a screen reader says.
+        below: write the value below the marked point, for a quantity that falls.
+    """
+    epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
+    ticks = nice_ticks(min(values), max(values))
+    low, high = ticks[0], ticks[-1]
+    first, last = epochs[0], epochs[-1]
+
+    def x(epoch: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (epoch - first) / max(last - first, 1), 1)
+
+    def y(value: float) -> float:
+        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low), 1)
+
+    parts = [
+        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" {}>{}</text>').format(
+            LEFT,
+            WIDTH - RIGHT,
+            y(tick),
+            y(tick),
+            LEFT - 6,
+            y(tick) + 4,
+            Markup('text-anchor="end"'),
+            f"{tick:g}",
+        )
+        for tick in ticks
+    ]
+    parts += [
+        Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x(epoch), HEIGHT - 20, epoch)
+        for epoch in sorted(
+            {int(tick) for tick in nice_ticks(first, last) if first <= tick <= last} | {first}
+        )
+    ]
+    line = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in points)
+    left = marked[0] <= (first + last) / 2
+    parts.append(Markup('<polyline class="curve" points="{}"/>').format(line))
+    parts.append(Markup('<circle class="mark" cx="{}" cy="{}" r="4"/>').format(x(marked[0]), y(marked[1])))
+    parts.append(
+        Markup('<text class="strong" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+            x(marked[0]) + (8 if left else -8),
+            y(marked[1]) + (18 if below else -8),
+            "start" if left else "end",
+            f"{word} {marked[1]:.4g}",
+        )
+    )
+    parts.append(
+        Markup('<text x="{}" y="{}" text-anchor="middle">epoch</text>').format(
+            (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4
+        )
+    )
+    said = f"{label}: {len(points)} epochs, {word} {marked[1]:.4g} at epoch {marked[0]}"
+    return Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, HEIGHT, said, Markup("").join(parts)
+    )
+
+
+def bar(interval: Mapping[str, float], limit: float) -> Markup:
+    """A bar from 0 to the mean, with a line over the interval.
+
+    Hidden from screen readers: the numbers stand beside it.
+
+    Args:
+        interval: `mean`, `low` and `high`, not negative.
+        limit: the value at the right end.
+    """
+    scale = BAR_WIDTH / limit if limit > 0 else 0.0
+    mean, low, high = (round(interval[key] * scale, 2) for key in ("mean", "low", "high"))
+    shape = Markup('<rect class="fill" x="0" y="2" width="{}" height="8"/>').format(mean)
+    return _small(shape + _whisker(low, high))
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers, 1, 2 or 5 times a power of ten apart, that enclose [low, high]."""
+    size = max(abs(low), abs(high)) or 1.0
+    span = high - low if high - low > 1e-9 * size else size
+    digits = math.floor(math.log10(span / count))
+    step = next(factor * 10.0**digits for factor in (1, 2, 5, 10) if factor * 10.0**digits >= span / count)
+    start, stop = math.floor(low / step), math.ceil(high / step)
+    return [round(place * step, 1 - digits) for place in range(start, max(stop, start + 1) + 1)]
+
+
+def _whisker(low: float, high: float) -> Markup:
+    return Markup('<line class="whisker" x1="{}" x2="{}" y1="6" y2="6"/>').format(low, high)
+
+
+def _small(content: Markup) -> Markup:
+    return Markup(
+        '<svg class="bar" viewBox="0 0 {} {}" preserveAspectRatio="none" aria-hidden="true">{}</svg>'
+    ).format(BAR_WIDTH, BAR_HEIGHT, content)
