@@ -20,7 +20,8 @@ def last_items(histories: Ragged, n_items: int) -> sp.csr_array:
 def all_items(histories: Ragged, n_items: int) -> sp.csr_array:
     """(B, V) float32, how often each history holds each item."""
     ones = np.ones(len(histories.values), dtype=np.float32)
-    matrix = sp.csr_array((ones, histories.values - 1, histories.offsets), shape=(len(histories), n_items))
+    offsets = histories.offsets.copy()  # summing works in place, and a memory-mapped array is read-only
+    matrix = sp.csr_array((ones, histories.values - 1, offsets), shape=(len(histories), n_items))
     matrix.sum_duplicates()
     return matrix
 

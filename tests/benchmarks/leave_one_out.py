@@ -4,7 +4,7 @@
 
 prepares the data, trains the configuration's encoder with three seeds and every counting model, and adds a
 row to `results.jsonl` for each. A row that is there already (same data, settings and seed) is not run again,
-so an interrupted benchmark goes on where it stopped. `tables.py` turns the rows into the README's tables.
+so an interrupted benchmark goes on where it stopped. `readme.py` turns the rows into the README's tables.
 """
 
 from __future__ import annotations
