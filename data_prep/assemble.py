@@ -32,7 +32,7 @@ class Tables:
     items: pa.Table
 
     @property
-    def lists(self) -> pa.ListArray:
+    def lists(self) -> pa.LargeListArray:
         """(S,) lists of item indices."""
         return self.sequences[schema.ITEMS].combine_chunks()
 
@@ -91,12 +91,12 @@ def sequence_table(
     """Lists of one bucket of whole sequences, sorted by sequence id."""
     events = events.sort(schema.SEQUENCE, schema.POSITION)
     marks = marks.sort(schema.SEQUENCE)
-    offsets = np.zeros(len(marks) + 1, dtype=np.int32)
+    offsets = np.zeros(len(marks) + 1, dtype=np.int64)  # of all events: more than 2^31 in a large log
     np.cumsum(marks[LENGTH].to_numpy(), out=offsets[1:])
     indices = vocabulary.encode_array(_arrow(events[schema.ITEM]))
 
-    def lists(values: pa.Array) -> pa.ListArray:
-        return pa.ListArray.from_arrays(pa.array(offsets), values)
+    def lists(values: pa.Array) -> pa.LargeListArray:
+        return pa.LargeListArray.from_arrays(pa.array(offsets), values)
 
     columns = {schema.SEQUENCE_ID: _arrow(marks[schema.SEQUENCE]), schema.ITEMS: lists(pa.array(indices))}
     if timed:

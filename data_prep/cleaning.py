@@ -184,6 +184,9 @@ def k_core(
 
     Each round drops rare items, then short sequences; the rounds end when one drops nothing. The result does
     not depend on the order of the two. Only a count leaves the engine in each round.
+
+    It runs before the split: all events count, those of validation and test too, as in published
+    preprocessings.
     """
     rows = -1
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -14,20 +15,25 @@ import pyarrow.parquet as pq
 from data_prep.assemble import Tables
 from data_prep.digest import tables_digest
 from recsys import schema
+from recsys.dataset import changed_file, file_hash
 from recsys.errors import InputError
 
 KIND = "prepared"
+_TABLES = (schema.SEQUENCES_FILE, schema.ITEMS_FILE)
+_REPORTED = {"counts", "split", "content_digest", "removals", "leakage_check", "notices"}
 _ROW_GROUP = 65_536  # sequences or items that a reader takes at a time
 
 
 def existing_manifest(folder: Path, input_digest: str, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest of the same data set, already prepared in this folder; None where there is nothing yet.
 
+    Where a run was killed after it had moved the folder aside, the folder is moved back first.
+
     Raises:
         InputError: the folder holds something else.
     """
     remedy = f"choose another folder with prepared=..., or delete {folder}"
-    if not folder.exists():
+    if not folder.exists() and not _moved_back(folder):
         return None
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; expected a folder for the prepared data set: {remedy}")
@@ -56,18 +62,26 @@ def existing_manifest(folder: Path, input_digest: str, settings: dict[str, Any])
 
 def is_intact(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether the tables in the folder are those that its manifest describes, in this version's format."""
-    if manifest.get("format_version") != schema.FORMAT_VERSION:
+    if manifest.get("format_version") != schema.FORMAT_VERSION or not manifest.keys() >= _REPORTED:
+        return False
+    if changed_file(folder, manifest):
         return False
     try:
-        files = (folder / schema.SEQUENCES_FILE, folder / schema.ITEMS_FILE)
-        digest = tables_digest(pq.read_table(file) for file in files)
+        digest = tables_digest(pq.read_table(folder / name) for name in _TABLES)
     except (OSError, pa.ArrowException):
         return False
-    return bool(manifest.get("content_digest") == digest)
+    return bool(manifest["content_digest"] == digest)
 
 
-def write_folder(folder: Path, tables: Tables, manifest: dict[str, Any]) -> None:
-    """Write to a folder beside it, flush to disk, then rename; an older version of it is replaced."""
+def write_folder(folder: Path, tables: Tables, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write to a folder beside it, flush to disk, then rename; an older version of it is replaced.
+
+    The older version is deleted only when the new one stands in its place. A hidden folder `.NAME.PID.new`
+    that a killed run left is ignored.
+
+    Returns:
+        The manifest as written: with the SHA-256 of both tables in `files`.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     stale = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -76,17 +90,39 @@ def write_folder(folder: Path, tables: Tables, manifest: dict[str, Any]) -> None
     try:
         _write_table(tables.sequences, fresh / schema.SEQUENCES_FILE)
         _write_table(tables.items, fresh / schema.ITEMS_FILE)
+        manifest = {**manifest, "files": {name: file_hash(fresh / name) for name in _TABLES}}
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         (fresh / schema.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         for path in (*fresh.iterdir(), fresh):
             _flush(path)
         if folder.exists():
             folder.rename(stale)
-        fresh.rename(folder)
+        try:
+            fresh.rename(folder)
+        except BaseException:
+            if stale.exists():
+                stale.rename(folder)
+            raise
         _flush(folder.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(stale, ignore_errors=True)
+    for superseded in _moved_aside(folder):
+        shutil.rmtree(superseded, ignore_errors=True)
+    return manifest
+
+
+def _moved_aside(folder: Path) -> list[Path]:
+    """Older versions of a folder beside it, the newest last."""
+    found = folder.parent.glob(f".{glob.escape(folder.name)}.*.old")
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _moved_back(folder: Path) -> bool:
+    """Whether there was an older version beside the missing folder, which now stands in its place again."""
+    aside = _moved_aside(folder)
+    if aside:
+        aside[-1].rename(folder)
+    return bool(aside)
 
 
 def _write_table(table: pa.Table, file: Path) -> None:

@@ -6,11 +6,14 @@ import polars as pl
 
 from recsys.errors import InputError
 
+_EXACT = 2.0**53  # the floats up to here hold every integer
+
 
 def typed_ids(values: pl.Series, where: str) -> pl.Series:
     """Ids of a source that has types (Parquet, JSON lines, frames), as int64 or strings.
 
-    Floats that are all whole become integers: that is what a table makes of integers with gaps.
+    Floats that are all whole become integers: that is what a table makes of integers with gaps. Beyond 2^53
+    floats do not tell neighbouring integers apart.
     Empty strings are null.
 
     Args:
@@ -18,7 +21,7 @@ def typed_ids(values: pl.Series, where: str) -> pl.Series:
         where: what to name in an error, such as `item ids (column `sku`) of log.parquet`.
 
     Raises:
-        InputError: the ids are of mixed type, or neither integers nor strings.
+        InputError: the ids are of mixed type, neither integers nor strings, or too large.
     """
     kind = values.dtype
     if kind.is_integer() or kind == pl.Null:
@@ -30,9 +33,16 @@ def typed_ids(values: pl.Series, where: str) -> pl.Series:
         text = values.cast(pl.String)
         return text.set(text == "", None)
     if kind.is_float():
-        finite = values.set(values.is_nan(), None)
-        if (finite.drop_nulls() == finite.drop_nulls().round()).all():
-            return finite.cast(pl.Int64)
+        numbers = values.set(values.is_nan(), None)
+        present = numbers.drop_nulls()
+        large = present.filter(present.abs() > _EXACT)
+        if len(large):
+            raise InputError(
+                f"{where} are floats and hold {large[0]}; expected whole numbers up to 2^53: give larger "
+                "ones as integers or strings"
+            )
+        if (present == present.round()).all():
+            return numbers.cast(pl.Int64)
         raise InputError(f"{where} are numbers with fractions; expected integers or strings")
     if kind == pl.Object:
         raise mixed_type(where)

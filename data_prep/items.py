@@ -33,7 +33,8 @@ def items_file(data: DataConfig) -> Path | None:
     folder = path if path.is_dir() else path.parent
     if data.items:
         beside = folder / data.items
-        return beside if beside.is_file() else find_files(glob.escape(data.items), "data.items")[0]
+        named = beside if beside.exists() else Path(data.items)
+        return find_files(glob.escape(str(named)), "data.items")[0]
     found = sorted(path.glob("*.item")) if data.format == "atomic" and path.is_dir() else []
     if len(found) == 1:
         return found[0]

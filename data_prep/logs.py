@@ -118,6 +118,8 @@ def find_files(pattern: str, key: str) -> list[Path]:
     files = [file for file in found if file.is_file()]
     if files:
         return files
+    if found:
+        raise InputError(f"{found[0]} is a folder; expected a file: set {key} to a file in it")
     if glob.has_magic(pattern):
         raise InputError(f"{key} `{pattern}` matches no file; check the pattern and the folder")
     raise InputError(f"there is no file {pattern}; set {key} to where the data is")

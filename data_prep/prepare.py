@@ -185,7 +185,7 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
         "leakage_check": passed,
         "notices": notices,
     }
-    write_folder(config.prepared_path, tables, manifest)
+    manifest = write_folder(config.prepared_path, tables, manifest)
     return PrepareReport(config.prepared_path, manifest, tuple(removals), tuple(notices), reused=False)
 
 

@@ -5,6 +5,8 @@ A new source is one function here and its name in `READERS` (and in `DataConfig.
 
 from __future__ import annotations
 
+import codecs
+import functools
 import gzip
 import io
 import re
@@ -24,11 +26,27 @@ TEXT_FORMATS = ("csv", "tsv", "atomic", "sequences", "pairs")
 """Formats without types: their readers give strings, and the whole column decides the type of ids."""
 
 _JSON_BLOCK = 1 << 24  # bytes; a line must fit into one block
+_HEAD = 8_000  # bytes; UTF-16 and binary files have a zero byte among the first, UTF-8 text has none
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # gzip and zstd, which Polars opens by itself
 
 
 def read_csv(file: Path, separator: str = ",", quote: str | None = '"') -> pl.LazyFrame:
-    """Comma separated values with a header, all as strings."""
-    return pl.scan_csv(_source(file), separator=separator, quote_char=quote, infer_schema=False, glob=False)
+    """Comma separated values with a header, all as strings.
+
+    Raises:
+        InputError: the file is no text, or two columns have the same name.
+    """
+    scan = functools.partial(
+        pl.scan_csv, _text(file), separator=separator, quote_char=quote, infer_schema=False, glob=False
+    )
+    header = [name for name in scan(has_header=False, n_rows=1).collect().row(0) if name]
+    repeated = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    if repeated:
+        raise InputError(
+            f"{file} has several columns `{repeated[0]}`; expected a header of distinct names: "
+            "rename one of them"
+        )
+    return scan()
 
 
 def read_tsv(file: Path) -> pl.LazyFrame:
@@ -49,7 +67,7 @@ def read_parquet(file: Path) -> pl.LazyFrame:
 
 def read_jsonl(file: Path) -> pl.LazyFrame:
     """One JSON object a line, with JSON's types; text stays text even where it looks like a date."""
-    source = _source(file)
+    source = _text(file)
     content = source.read_bytes() if isinstance(source, Path) else source
 
     def parse(text_fields: list[str]) -> pa.Table:
@@ -84,7 +102,7 @@ def read_pairs(file: Path) -> pl.LazyFrame:
 
 
 def _tokens(file: Path, expected: str, at_least: int, at_most: int | None) -> pl.LazyFrame:
-    lines = pl.scan_lines(_source(file), row_index_name="number", glob=False)
+    lines = pl.scan_lines(_text(file), row_index_name="number", glob=False)
     words = lines.select(pl.col("number") + 1, words=pl.col("line").str.extract_all(r"\S+")).collect()
     words = words.filter(pl.col("words").list.len() > 0)
     fields = pl.col("words").list.len()
@@ -136,6 +154,25 @@ def read_columns(file: Path, kind: str, choose: Callable[[list[str]], dict[str, 
         raise InputError(
             f"{file} cannot be read as {kind}: {reason}; check the file (text must be UTF-8) and the format"
         ) from error
+
+
+def _text(file: Path) -> Path | bytes:
+    """The source of a file that must be text.
+
+    Raises:
+        InputError: it is UTF-16, UTF-32 or binary.
+    """
+    source = _source(file)
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            head = stream.read(_HEAD)
+    else:
+        head = source[:_HEAD]
+    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # UTF-32 has zero bytes too
+    if is_wide or (b"\0" in head and not head.startswith(_COMPRESSED)):
+        kind = "UTF-16 or UTF-32" if is_wide else "a binary file, UTF-16 or UTF-32 (it has zero bytes)"
+        raise InputError(f"{file} is {kind}; expected UTF-8 text: save it as UTF-8, or set its format")
+    return source
 
 
 def _source(file: Path) -> Path | bytes:

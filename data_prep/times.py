@@ -14,7 +14,8 @@ Locate = Callable[[int], str]
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECOND = 10**6  # microseconds
-_LATEST = 253_402_300_800 * _SECOND  # the year 10000: a later time is a wrong unit
+_EARLIEST = -62_135_596_800 * _SECOND  # the year 1; a time before it is a wrong unit
+_END = 253_402_300_800 * _SECOND  # the year 10000; so is one from here on
 _ISO = (
     r"^(?<day>\d{4}-\d{2}-\d{2})"
     r"(?:[T ](?<clock>\d{2}:\d{2}(?::\d{2}(?:[.]\d+)?)?))?"
@@ -30,7 +31,7 @@ def parse_moment(text: str, where: str) -> int:
         where: what to name in an error, such as `clean.start`.
 
     Raises:
-        InputError: the text is not ISO 8601.
+        InputError: the text is not ISO 8601, or lies outside the years 1 to 9999 of UTC.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -38,7 +39,10 @@ def parse_moment(text: str, where: str) -> int:
         raise InputError(f"{where} is `{text}`; expected an ISO 8601 date such as 2024-01-31") from error
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * _SECOND + since.microseconds
+    micros = (since.days * 86_400 + since.seconds) * _SECOND + since.microseconds
+    if not _EARLIEST <= micros < _END:
+        raise InputError(f"{where} is `{text}`; expected a date within the years 1 to 9999 of UTC")
+    return micros
 
 
 def parse_times(values: pl.Series, unit: str, text_format: str | None, locate: Locate) -> pl.Series:
@@ -54,7 +58,8 @@ def parse_times(values: pl.Series, unit: str, text_format: str | None, locate: L
         locate: names the place of a value for an error.
 
     Raises:
-        InputError: a value is not a time (the first such is named), or lies beyond the year 9999.
+        InputError: a value is not a time (the first such is named), or lies outside the years 1
+            to 9999.
     """
     kind = values.dtype
     if kind == pl.Null:
@@ -66,9 +71,11 @@ def parse_times(values: pl.Series, unit: str, text_format: str | None, locate: L
     elif kind.is_numeric():
         parsed, expected = _from_numbers(values, unit), f"a number of `{unit}` (data.time_unit)"
     elif kind == pl.Date or isinstance(kind, pl.Datetime):
-        return values.cast(pl.Datetime("us", getattr(kind, "time_zone", None))).dt.epoch("us")
+        parsed, expected = _from_dates(values), f"a {kind} (shown as its number)"
+        values = values.to_physical()  # Python knows no date outside these years
     else:
         raise InputError(f"{locate(0)}: time is of type {kind}; expected numbers, dates or ISO 8601 text")
+    parsed = parsed.set(parsed.is_between(_EARLIEST, _END, closed="left").not_(), None)
     _require(parsed.is_null() & values.is_not_null(), values, expected, locate)
     return parsed
 
@@ -83,16 +90,24 @@ def _require(bad: pl.Series, values: pl.Series, expected: str, locate: Locate) -
 
 
 def _from_numbers(values: pl.Series, unit: str) -> pl.Series:
-    """Microseconds; null where a number is not finite or too large to be a time in this unit."""
+    """Microseconds; null where a number is not finite or does not fit, and so is no time in this unit."""
     scale = PER_SECOND[unit]
     if values.dtype.is_integer():
         whole = values.cast(pl.Int64, strict=False)
-        limit = min(_LATEST // _SECOND * scale, 2**63 - 1)
+        limit = min(_END // _SECOND * scale, 2**63 - 1)
         whole = whole.set(whole.is_between(-limit, limit).not_(), None)
         return whole // 1000 if unit == "ns" else whole * (_SECOND // scale)
     micros = values.cast(pl.Float64) * (_SECOND / scale)
-    micros = micros.set((micros.is_finite() & (micros.abs() <= _LATEST)).not_(), None)
+    micros = micros.set((micros.is_finite() & (micros.abs() <= _END)).not_(), None)
     return micros.round().cast(pl.Int64)
+
+
+def _from_dates(values: pl.Series) -> pl.Series:
+    """Microseconds; a zone only says how the time is shown."""
+    counts = values.to_physical().cast(pl.Int64)
+    if isinstance(values.dtype, pl.Datetime):
+        return _from_numbers(counts, values.dtype.time_unit)
+    return _from_numbers(counts * 86_400, "s")  # days
 
 
 def _from_text(values: pl.Series, unit: str, text_format: str | None) -> tuple[pl.Series, str]:

@@ -9,8 +9,13 @@ The whole engine in three calls:
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# Threads of PyTorch that wait for each other must not spin: on a machine that also does something else, two
+# spinning threads made a training epoch five times slower. It counts only before PyTorch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from recsys.dataset import PreparedData
@@ -99,9 +104,10 @@ def train(
     from recsys.recommender import Recommender
 
     tree = {
+        "data": {},
+        **data.manifest.get("settings", {}),  # what the data was prepared with
         "name": data.path.name,
         "prepared": str(data.path),
-        "data": {},
         "model": model,
         "training": training or {},
         "index": index or {},
@@ -111,17 +117,19 @@ def train(
     return Recommender.load(run(build_config(tree, where="recsys.train"), final=final).bundle)
 
 
-def load(bundle: Path | str, *, tracking_uri: str = "sqlite:///mlflow.db") -> Recommender:
+def load(bundle: Path | str, *, tracking_uri: str | None = None) -> Recommender:
     """The recommender of a bundle.
 
     Args:
         bundle: a folder, `runs:/RUN_ID/bundle` or `models:/NAME@ALIAS`.
-        tracking_uri: where the latter two are looked up.
+        tracking_uri: where the latter two are looked up; default: `$MLFLOW_TRACKING_URI`, else
+            `sqlite:///mlflow.db`.
 
     Raises:
         InputError: there is no such bundle, or it was changed since it was written.
     """
-    from recsys.cli import resolve
+    from recsys.config import default_tracking_uri
     from recsys.recommender import Recommender
+    from recsys.registry import resolve_bundle
 
-    return Recommender.load(resolve(str(bundle), tracking_uri))
+    return Recommender.load(resolve_bundle(str(bundle), tracking_uri or default_tracking_uri()))

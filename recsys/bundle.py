@@ -34,6 +34,7 @@ import yaml
 from recsys import schema
 from recsys.config import ExperimentConfig, load_config
 from recsys.dataset import PreparedData, read_manifest
+from recsys.dataset import file_hash as file_hash
 from recsys.errors import InputError
 from recsys.models import COUNTING, ENCODERS, build_encoder, counting_from_arrays
 from recsys.models.popularity import item_counts, recent_counts
@@ -42,9 +43,8 @@ from recsys.vocabulary import Vocabulary
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "weights.safetensors"
-RECENT = "recent"
-"""Column of a bundle's items.parquet: events in the last days of training, for the popularity fallback."""
 RECENT_DAYS = 7.0
+"""What the column `recent` of a bundle's items.parquet counts: the events of these last days of training."""
 TITLE = "title"
 
 
@@ -163,7 +163,7 @@ def save_bundle(
     target = Path(folder)
     with written_folder(target) as draft:
         _write_model(draft / WEIGHTS_FILE, model)
-        settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        settings = yaml.safe_dump(config.to_record(), sort_keys=False, allow_unicode=True)
         (draft / CONFIG_FILE).write_text(settings, encoding="utf-8")
         pq.write_table(_items_table(data, trained_on), draft / schema.ITEMS_FILE)
         hashes = {file.name: file_hash(file) for file in sorted(draft.iterdir())}
@@ -198,13 +198,19 @@ def written_folder(target: Path) -> Iterator[Path]:
     try:
         draft.chmod(0o755)  # mkdtemp's 0700 would keep a server under another user out
         yield draft
-        for entry in (*draft.iterdir(), draft):
+        for entry in draft.iterdir():
+            entry.chmod(0o644)  # safetensors writes 0600
             fsync(entry)
+        fsync(draft)
         if target.exists():
             # A folder cannot be replaced in one step: the old one steps aside, then the new one steps in.
             former = draft.with_name(f"{draft.name}-former")
             target.rename(former)
-            draft.rename(target)
+            try:
+                draft.rename(target)
+            except BaseException:
+                former.rename(target)
+                raise
             shutil.rmtree(former)
         else:
             draft.rename(target)
@@ -220,12 +226,6 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -250,7 +250,7 @@ def _items_table(data: PreparedData, trained_on: Literal["training", "all"]) -> 
         schema.ITEM_INDEX: data.items[schema.ITEM_INDEX],
         schema.ITEM_ID: data.items[schema.ITEM_ID],
         schema.ITEM_COUNT: pa.array(item_counts(events.values, size)),
-        RECENT: pa.array(recent_counts(events, times, size, RECENT_DAYS)),
+        schema.ITEM_RECENT: pa.array(recent_counts(events, times, size, RECENT_DAYS)),
     }
     others = [name for name in data.items.column_names if name not in columns]
     return pa.table(columns | {name: data.items[name] for name in others})

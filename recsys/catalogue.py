@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from recsys import schema
-from recsys.bundle import RECENT, TITLE
+from recsys.bundle import TITLE
 from recsys.errors import InputError
 from recsys.vocabulary import ItemId, Vocabulary
 
@@ -41,8 +41,7 @@ class Catalogue:
     @property
     def attributes(self) -> list[str]:
         """Columns that `where` may name: the title and the item's own attributes and text."""
-        taken = {schema.ITEM_INDEX, schema.ITEM_ID, schema.ITEM_COUNT, RECENT}
-        return [name for name in self.items.column_names if name not in taken]
+        return [name for name in self.items.column_names if name not in schema.RESERVED_ITEM_COLUMNS]
 
     def titles(self, indices: ArrayLike) -> list[str | None]:
         """Titles of item indices (n,); None where an item has none."""
@@ -53,7 +52,7 @@ class Catalogue:
 
     def recent_scores(self) -> NDArray[np.float32]:
         """(V,) recent events; where those are equal, as for most items none, the longer run decides."""
-        recent = np.asarray(self.items[RECENT], dtype=np.float32)
+        recent = np.asarray(self.items[schema.ITEM_RECENT], dtype=np.float32)
         share: NDArray[np.float32] = (self.counts / (self.counts.max(initial=0) + 1)).astype(np.float32)
         return recent + share
 
@@ -123,7 +122,7 @@ class Catalogue:
         kind = column.type.value_type if nested else column.type
         try:
             wanted = pa.array(values, type=kind)
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"attribute `{name}` is of type {kind}, and one of {values!r} is not; give values of it"
             ) from error

@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from recsys.dataset import PreparedData
     from recsys.recommender import Recommendations, Recommender
 
-# Threads of PyTorch that wait for each other must not spin: on a machine that also does something else, two
-# spinning threads made a training epoch five times slower, and on an idle one they win nothing.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="one of configs/, or your own")]
 Overrides = Annotated[
@@ -36,7 +34,8 @@ BundleName = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="a folder, runs:/RUN_ID/bundle or models:/NAME@ALIAS")
 ]
 TrackingUri = Annotated[
-    str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="where runs:/ and models:/ are looked up")
+    str | None,
+    typer.Option(help="MLflow's address; default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"),
 ]
 Backend = Annotated[str | None, typer.Option(help="annoy, exact or auto (the faster one here)")]
 DataFolder = Annotated[
@@ -45,7 +44,6 @@ DataFolder = Annotated[
 KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="rank the history's items too")]
 Seed = Annotated[int, typer.Option(help="of sampled negatives and intervals")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the result there")]
-DEFAULT_TRACKING = "sqlite:///mlflow.db"
 
 
 @app.callback()
@@ -60,9 +58,8 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="folder for everything it makes")] = Path("quickstart"),
 ) -> None:
     """Built-in sample: prepare, train, evaluate, index, recommend, export."""
-    from data_prep.sample import read_oracle, write_sample
-
     from data_prep.prepare import prepare as prepare_log
+    from data_prep.sample import read_oracle, write_sample
     from recsys import quickstart as sample
     from serving.export import export as export_all
 
@@ -102,7 +99,10 @@ def train(
 
     trained = train_model(_load(config, overrides), resume=resume, final=final, say=_say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
-    _say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items removed:")
+    measured_by = "; measured by the run that chose the epochs" if final else ""
+    _say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items removed{measured_by}:")
+    if not trained.metrics:
+        _say("  the split holds out no target, so nothing was measured")
     for split in ("valid", "test"):
         prefix = f"{split}_"
         measured = {
@@ -155,13 +155,15 @@ def evaluate(
     seed: Seed = 0,
     data: DataFolder = None,
     json_file: JsonFile = None,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Metrics of a bundle on a split of its data."""
     from recsys.bundle import Bundle
     from recsys.evaluation import evaluate_bundle
 
-    loaded = Bundle.load(resolve(bundle, tracking_uri))
+    if json_file and not json_file.parent.is_dir():
+        raise InputError(f"cannot write {json_file}: there is no folder {json_file.parent}")
+    loaded = Bundle.load(_folder(bundle, tracking_uri))
     result = evaluate_bundle(
         loaded,
         loaded.prepared_data(data),
@@ -195,13 +197,13 @@ def compare(
     seed: Seed = 0,
     data: DataFolder = None,
     json_file: JsonFile = None,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Paired bootstrap of two bundles on the same users, with a verdict in words."""
     from recsys.bundle import Bundle
     from recsys.compare import METRICS, compare_bundles
 
-    a, b = (Bundle.load(resolve(bundle, tracking_uri)) for bundle in (bundle_a, bundle_b))
+    a, b = (Bundle.load(_folder(bundle, tracking_uri)) for bundle in (bundle_a, bundle_b))
     result = compare_bundles(
         a,
         b,
@@ -228,13 +230,13 @@ def report(
         bool, typer.Option("--baselines/--no-baselines", help="put every counting model beside it")
     ] = True,
     data: DataFolder = None,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """One self-contained HTML page about a bundle."""
     from recsys.report import write_report
 
     file = write_report(
-        resolve(bundle, tracking_uri),
+        _folder(bundle, tracking_uri),
         out,
         data=data,
         split=split,
@@ -252,14 +254,14 @@ def index(
     dim: Annotated[int | None, typer.Option(help="dimensions of the index; default: all")] = None,
     backend: Annotated[str, typer.Option(help="what to search with: annoy, exact or auto")] = "annoy",
     data: DataFolder = None,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """(Re)build the index of a bundle, and measure it."""
     from recsys.bundle import Bundle
     from recsys.experiment import index_queries
     from recsys.index import build_index
 
-    loaded = Bundle.load(resolve(bundle, tracking_uri))
+    loaded = Bundle.load(_folder(bundle, tracking_uri))
     queries = index_queries(loaded.prepared_data(data))
     info = build_index(loaded, queries, recall=recall, dim=dim, backend=_backend(backend) or "annoy")
     _say(
@@ -277,7 +279,7 @@ def recommend(
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="recommend the history's items too")] = False,
     backend: Backend = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """One answer, as a table with titles."""
     recommender = _recommender(bundle, backend, tracking_uri)
@@ -297,7 +299,7 @@ def export(
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="recommend the history's items too")] = False,
     backend: Backend = "auto",
     data: DataFolder = None,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Recommendations for every sequence, from its whole history."""
     from recsys.progress import count_reporter
@@ -313,6 +315,10 @@ def export(
         f"{done.path}: {done.sequences:,} sequences, {done.items:,} recommendations by {done.model_version} "
         f"({done.backend}) in {done.seconds:.1f} s"
     )
+    if done.fallback:
+        _say(f"note: {done.fallback:,} sequences without an event got recent popularity")
+    if not done.trained_on_this:
+        _say("note: this data is not what the model was trained on (same items, other events)")
 
 
 @app.command()
@@ -321,7 +327,7 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
     backend: Backend = None,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """The endpoint, until it is stopped."""
     from serving.server import serve as run_server
@@ -337,25 +343,35 @@ def promote(
         str | None,
         typer.Option(help="only if better in this test metric, such as ndcg@10, on the same users"),
     ] = None,
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Make a bundle the registry's `champion`; the former one becomes `previous`."""
     from recsys.bundle import Bundle
+    from recsys.config import default_tracking_uri, shown_uri
     from recsys.registry import promote as move_champion
 
-    name = model or Bundle.load(resolve(bundle, tracking_uri)).config.registered_name
-    _say(move_champion(bundle, model_name=name, tracking_uri=tracking_uri, if_better=if_better).message)
+    made_by = Bundle.load(_folder(bundle, tracking_uri)).config
+    # A folder belongs to the registry that its training was recorded in, unless told otherwise.
+    address = tracking_uri or (made_by.tracking.uri if Path(bundle).is_dir() else default_tracking_uri())
+    if "***" in address:
+        raise InputError(
+            f"{bundle} was recorded at {address}; give the address with its password: --tracking-uri"
+        )
+    name = model or made_by.registered_name
+    moved = move_champion(bundle, model_name=name, tracking_uri=address, if_better=if_better)
+    _say(f"{moved.message} (at {shown_uri(address)})")
 
 
 @app.command()
 def rollback(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="the registered model")],
-    tracking_uri: TrackingUri = DEFAULT_TRACKING,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Make the previous champion the champion again."""
+    from recsys.config import default_tracking_uri
     from recsys.registry import rollback as move_back
 
-    _say(move_back(model, tracking_uri).message)
+    _say(move_back(model, tracking_uri or default_tracking_uri()).message)
 
 
 def prepare_frame(frame: object, tree: dict[str, Any], items: object = None) -> PreparedData:
@@ -399,13 +415,12 @@ def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:
     return load_config(file, overrides or [])
 
 
-def resolve(bundle: str, tracking_uri: str) -> Path:
-    """The bundle's folder; MLflow is imported only for a URI."""
-    if not bundle.startswith(("runs:/", "models:/")):
-        return Path(bundle)
+def _folder(bundle: str, tracking_uri: str | None) -> Path:
+    """The bundle's folder; MLflow itself is imported only for a URI."""
+    from recsys.config import default_tracking_uri
     from recsys.registry import resolve_bundle
 
-    return resolve_bundle(bundle, tracking_uri)
+    return resolve_bundle(bundle, tracking_uri or default_tracking_uri())
 
 
 def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, which the type checker cannot see
@@ -414,10 +429,10 @@ def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, w
     return name
 
 
-def _recommender(bundle: str, backend: str | None, tracking_uri: str) -> Recommender:
+def _recommender(bundle: str, backend: str | None, tracking_uri: str | None) -> Recommender:
     from recsys.recommender import Recommender
 
-    return Recommender.load(resolve(bundle, tracking_uri), backend=_backend(backend))
+    return Recommender.load(_folder(bundle, tracking_uri), backend=_backend(backend))
 
 
 def _prepared(recommender: Recommender, data: Path | None) -> PreparedData:
@@ -428,6 +443,7 @@ def _show(recommender: Recommender, history: list[int | str], answer: Recommenda
     """History and answer as tables."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     titles = dict(zip(history, recommender.titles(history), strict=True))
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
@@ -441,7 +457,8 @@ def _show(recommender: Recommender, history: list[int | str], answer: Recommenda
         console.print(f"no known item in the history: this is {answer.fallback}", markup=False)
     table = Table("rank", "item", "title", "score", title=f"model version {answer.model_version}")
     for rank, item in enumerate(answer.items, start=1):
-        table.add_row(str(rank), str(item.id), item.title or "", f"{item.score:.4f}")
+        # Text, not str: square brackets in a title are no markup.
+        table.add_row(str(rank), Text(str(item.id)), Text(item.title or ""), f"{item.score:.4f}")
     console.print(table)
 
 

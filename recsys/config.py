@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import os
+import re
 import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -204,6 +206,15 @@ class TrainingConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: PyTorch's own choice")
 
+    @model_validator(mode="after")
+    def _last_epoch_is_validated(self) -> TrainingConfig:
+        if self.epochs > self.validate_every and self.epochs % self.validate_every:
+            raise ValueError(
+                f"epochs {self.epochs} is not a multiple of validate_every {self.validate_every}: the last "
+                "epochs would never be validated"
+            )
+        return self
+
 
 class IndexConfig(Config):
     """The item index of the bundle."""
@@ -212,10 +223,23 @@ class IndexConfig(Config):
     recall: float = Field(0.99, gt=0, le=1, description="recall@100 to reach against exact search")
 
 
+def default_tracking_uri() -> str:
+    """`$MLFLOW_TRACKING_URI`, or a database in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def shown_uri(uri: str) -> str:
+    """The URI as it may be printed and recorded: without the password."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", uri)
+
+
 class TrackingConfig(Config):
     """Where runs and models are recorded."""
 
-    uri: str = Field("sqlite:///mlflow.db", description="MLflow tracking URI")
+    uri: str = Field(
+        default_factory=default_tracking_uri,
+        description="MLflow tracking URI; default: `$MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`",
+    )
     experiment: str | None = Field(None, description="MLflow experiment; default: the configuration's name")
     registered_model: str | None = Field(None, description="registry name; default: the configuration's name")
 
@@ -234,7 +258,13 @@ class ExperimentConfig(Config):
     model: ModelConfig = BERT4RecConfig()
     training: TrainingConfig = TrainingConfig()
     index: IndexConfig = IndexConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    def to_record(self) -> dict[str, Any]:
+        """All settings as JSON values, without passwords: what is written down."""
+        tree = self.model_dump(mode="json")
+        tree["tracking"]["uri"] = shown_uri(self.tracking.uri)
+        return tree
 
     @property
     def prepared_path(self) -> Path:
@@ -261,15 +291,14 @@ def load_config(file: Path | str, overrides: list[str] | tuple[str, ...] = ()) -
         InputError: the file is missing or not YAML, a key is unknown, or a value is of the wrong type.
     """
     try:
-        tree = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        tree = _yaml(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"there is no configuration {file}") from error
+        raise InputError(f"there is no configuration {file}; the ready ones are under configs/") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file} is not a readable YAML file: {error}") from error
+        raise InputError(f"{file} is not a readable YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise InputError(
-            f"{file} holds a {type(tree).__name__}; expected sections such as `data:` and `model:`"
-        )
+        found = "nothing" if tree is None else f"a {type(tree).__name__}"
+        raise InputError(f"{file} holds {found}; expected sections such as `data:` and `model:`")
     for override in overrides:
         _apply(tree, override)
     return build_config(tree, where=str(file))
@@ -289,10 +318,41 @@ def build_config(tree: dict[str, Any], where: str) -> ExperimentConfig:
     for section, tag in (("model", "name"), ("split", "kind")):
         if isinstance(expanded.get(section), str):
             expanded[section] = {tag: expanded[section]}
+    if isinstance(expanded.get("model"), dict):
+        expanded["model"] = {"name": "bert4rec", **expanded["model"]}
+    if isinstance(expanded.get("split"), dict) and "kind" not in expanded["split"]:
+        kinds = ", ".join(sections_of(SplitConfig))
+        raise InputError(f"`split` in {where} has settings but no `kind`; set split.kind to one of {kinds}")
     try:
         return ExperimentConfig.model_validate(expanded)
     except ValidationError as error:
         raise InputError("; ".join(_explain(item, where) for item in error.errors())) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers may be written `2e-3`, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _yaml(text: str) -> Any:  # noqa: ANN401 -- whatever the text says
+    return yaml.load(text, _Loader)  # a safe loader: it makes plain values only
+
+
+def setting_differences(left: Any, right: Any, path: str = "") -> list[str]:  # noqa: ANN401 -- any JSON value
+    """Settings that differ between two records, as `section.key was A, is B`."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        keys = sorted(left.keys() | right.keys())
+        parts = (
+            setting_differences(left.get(key), right.get(key), f"{path}.{key}".lstrip(".")) for key in keys
+        )
+        return [difference for part in parts for difference in part]
+    return [] if left == right else [f"{path} was {left!r}, is {right!r}"]
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -309,9 +369,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise InputError(f"override `{override}`: `{section}` is a value, not a section")
         branch = below
     try:
-        branch[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override `{override}`: `{text}` is not a YAML value") from error
+        value = _yaml(text)
+    except yaml.YAMLError:
+        value = text  # such as a time format, which begins with YAML's reserved `%`
+    if key in ("model.name", "split.kind") and branch.get(leaf) != value:
+        branch.clear()  # another model or split: the settings of the file's one mean nothing to it
+    branch[leaf] = value
 
 
 def _explain(error: Any, where: str) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails

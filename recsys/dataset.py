@@ -5,6 +5,7 @@ Shapes: `S` sequences, `E` events in all, `V` items, `T` sequences that have a t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,15 +72,27 @@ class PreparedData:
         """Read the folder that `recsys prepare` wrote.
 
         Raises:
-            InputError: the folder is missing or incomplete, or of a newer format.
+            InputError: the folder is missing or incomplete, of a newer format, or was changed since.
         """
         folder = Path(path)
-        manifest = read_manifest(folder, remedy=f"run `recsys prepare` to make {folder}")
+        remedy = f"run `recsys prepare` to make {folder}"
+        manifest = read_manifest(folder, remedy)
+        if "content_digest" not in manifest:
+            raise InputError(
+                f"{folder / schema.MANIFEST_FILE} lacks `content_digest`; expected the manifest of a "
+                f"prepared data set: {remedy}"
+            )
+        changed = changed_file(folder, manifest)
+        if changed:
+            raise InputError(
+                f"{changed} is not the file that {schema.MANIFEST_FILE} beside it states (SHA-256): it is "
+                "missing, or was changed or damaged since it was written; prepare the data set again"
+            )
         items = _read_table(folder / schema.ITEMS_FILE)
         table = _read_table(folder / schema.SEQUENCES_FILE)
-        lists = table[schema.ITEMS].combine_chunks()
-        offsets = np.asarray(lists.offsets, dtype=np.int64)
-        times = table[schema.TIMES].combine_chunks() if schema.TIMES in table.column_names else None
+        lists = _lists(table[schema.ITEMS])
+        offsets = np.array(lists.offsets, dtype=np.int64)  # writable: Arrow's own are not
+        times = _lists(table[schema.TIMES]) if schema.TIMES in table.column_names else None
         return cls(
             path=folder,
             manifest=manifest,
@@ -157,6 +170,29 @@ def read_manifest(folder: Path, remedy: str) -> dict[str, Any]:
             "update the package"
         )
     return manifest
+
+
+def changed_file(folder: Path, manifest: dict[str, Any]) -> Path | None:
+    """The first file that is missing or differs from the hash in the manifest's `files`, if there is one."""
+    stated: dict[str, str] = manifest.get(
+        "files", {}
+    )  # absent where a folder was not written by `recsys prepare`
+    for name, expected in stated.items():
+        file = folder / name
+        if not file.is_file() or file_hash(file) != expected:
+            return file
+    return None
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _lists(column: pa.ChunkedArray) -> pa.LargeListArray:
+    """One array of a column of lists, small or large; all its events may be more than 2^31."""
+    return column.cast(pa.large_list(column.type.value_type)).combine_chunks()
 
 
 def _read_table(file: Path) -> pa.Table:

@@ -2,13 +2,18 @@
 
 A matrix product rounds differently when its shape is different, and one last bit can swap two items of
 nearly equal score. A history is therefore padded to a width that depends on its own length alone, and rows
-are encoded in multiples of four: from four rows on, CPU kernels compute each row in the same way whatever
-their number (measured bit by bit; one to three rows take other kernels). On a GPU vectors agree to rounding.
+are encoded in multiples of four by one thread: from four rows on, CPU kernels then compute each row in the
+same way whatever their number (measured bit by bit; one to three rows take other kernels, and two threads cut
+a batch at other places). Several requests run side by side instead. On a GPU vectors agree to rounding.
 
 Shapes: `B` sequences, `L` positions, `D` width.
 """
 
 from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -22,7 +27,26 @@ ROW_STEP = 4
 TOKENS_PER_BATCH = 2**14
 
 
+_threads = threading.Lock()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with a single CPU thread inside the block; where that is set already, do nothing."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    with _threads:  # the setting is the process's, not the caller's
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
 @torch.inference_mode()
+@one_thread()
 def encode_histories(
     model: Encoder, histories: Ragged, device: str | torch.device = "cpu"
 ) -> NDArray[np.float32]:

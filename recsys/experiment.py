@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
-from recsys.config import BERT4RecConfig, ExperimentConfig
+from recsys.config import BERT4RecConfig, ExperimentConfig, setting_differences, shown_uri
 from recsys.dataset import PreparedData, Split
 from recsys.errors import InputError
 from recsys.evaluation import evaluate, score_function
@@ -26,6 +27,7 @@ from recsys.training import fit_encoder
 
 STATE_FILE = "run.json"
 HISTORY_FILE = "history.jsonl"
+CHECKPOINTS = "checkpoints"
 
 Say = Callable[[str], None]
 
@@ -69,13 +71,14 @@ def train(
             resume was made by another configuration or from other data.
     """
     data = PreparedData.load(config.prepared_path)
+    _check_settings(config, data)
     folder = config.output_path / "final" if final else config.output_path
     chosen = _chosen_by_validation(config, data) if final else None
     state = _State.open(folder, config, data, resume=resume)
     name = f"{config.model.name} (final)" if final else config.model.name
     with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
         state.keep(run.run_id)
-        say(f"training {name} on {data.path}; run {run.run_id} at {config.tracking.uri}")
+        say(f"training {name} on {data.path}; run {run.run_id} at {shown_uri(config.tracking.uri)}")
         started = time.perf_counter()
         model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen)
         seconds = time.perf_counter() - started
@@ -142,7 +145,7 @@ def _fit(
         training=training,
         n_items=n_items,
         validation=validation,
-        checkpoints=folder / "checkpoints",
+        checkpoints=folder / CHECKPOINTS,
         resume=resume,
         stop_epoch=chosen.manifest["best_epoch"] if chosen else None,
         on_epoch=on_epoch,
@@ -193,6 +196,23 @@ def _chosen_by_validation(config: ExperimentConfig, data: PreparedData) -> Bundl
     return bundle
 
 
+def _check_settings(config: ExperimentConfig, data: PreparedData) -> None:
+    """Refuse data that was prepared in another way than the configuration says."""
+    stated = data.manifest.get("settings", {})
+    asked = config.model_dump(mode="json")
+    differences = [
+        difference
+        for section in ("clean", "split")
+        if section in stated
+        for difference in setting_differences(stated[section], asked[section], section)
+    ]
+    if differences:
+        raise InputError(
+            f"{data.path} was prepared with other settings ({'; '.join(differences)}); run `recsys prepare` "
+            "with these, or train with those"
+        )
+
+
 def _fingerprint(config: ExperimentConfig, data: PreparedData) -> str:
     """Hash of everything that the trained weights depend on."""
     parts = [config.model.model_dump_json(), config.training.model_dump_json(), data.digest]
@@ -213,6 +233,8 @@ class _State:
         state = cls(folder / STATE_FILE, _fingerprint(config, data))
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
+            # In this order: a checkpoint must never outlive the record of what it was made from.
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             (folder / HISTORY_FILE).unlink(missing_ok=True)
             state.file.unlink(missing_ok=True)
             return state

@@ -111,9 +111,11 @@ def build_index(
         seed: of the trees and of the choice of queries.
 
     Raises:
-        InputError: the model counts and needs no index, `dim` is not in 1..D, or the recall is out of reach
-            in so few dimensions.
+        InputError: the recall is not in (0, 1] or out of reach, the model counts and needs no index, or `dim`
+            is not in 1..D.
     """
+    if not 0 < recall <= 1:
+        raise InputError(f"--recall {recall} is no share of the best items; give more than 0 and at most 1")
     table, vectors = _table_and_queries(bundle, queries, seed)
     if dim is not None and not 1 <= dim <= table.shape[1]:
         raise InputError(f"--dim {dim} does not fit vectors of {table.shape[1]} dimensions; give 1 to all")
@@ -122,9 +124,10 @@ def build_index(
     k = min(k, len(table))
     forest, search_k, reached = _tuned(exact, vectors, projection, recall=recall, k=k, seed=seed)
     if reached < recall:
+        remedy = "--recall less, or use exact search" if dim is None else "--dim more, or --recall less"
         raise InputError(
-            f"an index in {dim} of {table.shape[1]} dimensions reaches recall@{k} {reached:.3f}, but "
-            f"{recall} was asked for; give --dim more, or --recall less"
+            f"an index in {dim or 'all'} of {table.shape[1]} dimensions reaches recall@{k} {reached:.3f}, "
+            f"but {recall} was asked for; give {remedy}"
         )
     found = AnnoyIndex(forest, exact, search_k=search_k, recall_k=k, projection=projection)
     annoy_ms, exact_ms = (_median_ms(index, vectors, k) for index in (found, exact))
@@ -161,13 +164,16 @@ def read_index_info(bundle: Bundle) -> IndexInfo | None:
     """The sidecar of a bundle's index, or None where there is no index.
 
     Raises:
-        InputError: it cannot be read, or the index is of another model.
+        InputError: it cannot be read, names files outside its folder, or the index is of another model.
     """
     file = bundle.folder / INDEX_FOLDER / INDEX_FILE
     if not file.is_file():
         return None
     try:
         info = IndexInfo(**json.loads(file.read_text(encoding="utf-8")))
+        for name in (info.forest, info.projection or info.forest):
+            if Path(name).name != name:
+                raise ValueError(f"`{name}` is no bare file name")
     except (ValueError, TypeError) as error:
         raise InputError(f"{file} cannot be read ({error}); build it anew with `recsys index`") from error
     if (info.model_version, info.count) != (bundle.model_version, len(bundle.vocabulary)):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from recsys.config import shown_uri
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,11 +56,6 @@ def metric_key(name: str) -> str:
 def metric_name(key: str) -> str:
     """Our name of one of MLflow's metrics, the inverse of `metric_key`."""
     return re.sub(r"_at_(?=\d+$)", "@", key)
-
-
-def shown_uri(uri: str) -> str:
-    """The URI as it may be printed and recorded: without the password."""
-    return re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -128,9 +128,14 @@ class Recommender:
             where: column of the item table -> values of which an item must have one (all columns must hold).
 
         Raises:
-            InputError: k is below 1, or `where` names a column or a value that the item table cannot have.
+            InputError: the history is one text, k is below 1, or `where` names a column or a value that
+                the item table cannot have.
         """
-        allow, deny = None if allow is None else list(allow), list(deny or ())
+        if isinstance(history, str):
+            raise InputError(
+                f"the history is the text {history!r}; expected a list of item ids: [{history!r}]"
+            )
+        allow, deny = None if allow is None else list(allow), [] if deny is None else list(deny)
         asked = [*history, *(allow or ()), *deny]
         indices = self.vocabulary.encode(history)
         known = Ragged.of([indices[indices > 0]])

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys import schema
+from recsys.config import shown_uri
 from recsys.errors import InputError
 from recsys.logged_model import ARTIFACT, bundle_manifest, check_model_name, register_bundle
-from recsys.mlflow_session import artifact_folder, experiment_named, mlflow_session, shown_uri
+from recsys.mlflow_session import artifact_folder, experiment_named, mlflow_session
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -129,8 +130,8 @@ def rollback(model_name: str, tracking_uri: str) -> PromoteResult:
         previous = _version_by_alias(client, model_name, PREVIOUS)
         if champion is None or previous is None:
             raise InputError(
-                f"{model_name} at {shown_uri(tracking_uri)} has no previous champion to go back to; "
-                "`recsys promote BUNDLE` makes any bundle the champion"
+                f"{model_name} at {shown_uri(tracking_uri)} has no previous champion to go back to, or is "
+                "unknown there; `recsys promote BUNDLE` makes any bundle the champion"
             )
         client.set_registered_model_alias(model_name, CHAMPION, previous.version)
         client.set_registered_model_alias(model_name, PREVIOUS, champion.version)
@@ -233,6 +234,8 @@ def _download(client: MlflowClient, model_id: str, uri: str, cache: Path) -> Pat
     """The bundle's folder of a logged model, from the cache or fetched into it in one step."""
     import mlflow.artifacts
 
+    if model_id == ".." or Path(model_id).name != model_id:
+        raise InputError(f"{uri} is of model id {model_id!r}; expected a bare name: register the model anew")
     kept = cache / model_id
     if not kept.exists():
         cache.mkdir(parents=True, exist_ok=True)

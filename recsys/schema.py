@@ -25,13 +25,14 @@ SEQUENCES_FILE = "sequences.parquet"
 ITEM_INDEX = "index"  # int32, 1..V
 ITEM_ID = "id"  # original item id, in its original type
 ITEM_COUNT = "count"  # int64 events in the training part
-RESERVED_ITEM_COLUMNS = (ITEM_INDEX, ITEM_ID, ITEM_COUNT)
+ITEM_RECENT = "recent"  # int64 events in its last days; in a bundle only, for the popularity fallback
+RESERVED_ITEM_COLUMNS = (ITEM_INDEX, ITEM_ID, ITEM_COUNT, ITEM_RECENT)
 
 # Columns of sequences.parquet. Events [0, train_end) are training; [valid_start, test_start) are the
 # validation targets and [test_start, n) the test targets; what stands before a target is its history.
 SEQUENCE_ID = "id"  # original user or playlist id, in its original type
-ITEMS = "items"  # list<int32> item indices, in order
-TIMES = "times"  # list<int64> microseconds since 1970 UTC, or null
+ITEMS = "items"  # large_list<int32> item indices, in order
+TIMES = "times"  # large_list<int64> microseconds since 1970 UTC, or null
 TRAIN_END = "train_end"  # int32
 VALID_START = "valid_start"  # int32
 TEST_START = "test_start"  # int32

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from recsys.config import ExperimentConfig
+from recsys.config import ExperimentConfig, shown_uri
 from recsys.errors import InputError
-from recsys.logged_model import check_model_name, register_bundle
-from recsys.mlflow_session import artifact_folder, experiment_named, metric_key, mlflow_session, shown_uri
+from recsys.logged_model import bundle_manifest, check_model_name, register_bundle
+from recsys.mlflow_session import artifact_folder, experiment_named, metric_key, mlflow_session
 from recsys.plots import plot_curves
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class TrackedRun:
         """Take an existing run; `recorded` are (MLflow metric, epoch) pairs that it holds already."""
         self.run_id = run_id
         self.uri = config.tracking.uri
-        self.model_name = config.tracking.registered_model or config.name
+        self.model_name = config.registered_name
         self.problem: InputError | None = None
         self._title = f"{config.name} · {config.model.name}"
         self._recorded = recorded
@@ -101,7 +101,10 @@ class TrackedRun:
         try:
             self._flush()
             with mlflow_session(self.uri) as client:
-                return register_bundle(client, folder, model_name=self.model_name, run_id=self.run_id)
+                known = self._version_of(client, folder)
+                return known or register_bundle(
+                    client, folder, model_name=self.model_name, run_id=self.run_id
+                )
         except InputError as error:
             self.problem = None  # it is told here, with what is left to do
             self._waiting.clear()
@@ -109,6 +112,14 @@ class TrackedRun:
                 f"the bundle is complete in {folder}, but recording it failed: {error}; "
                 f"then `recsys promote {folder}` registers it"
             ) from error
+
+    def _version_of(self, client: MlflowClient, folder: Path) -> str | None:
+        """The version that this very run registered for this very content, when it is resumed."""
+        content = bundle_manifest(folder)["model_version"]
+        for each in client.search_model_versions(f"run_id = '{self.run_id}'"):
+            if each.name == self.model_name and each.tags.get("model_version") == content:
+                return str(each.version)
+        return None
 
     def _send(self, action: Callable[[MlflowClient], None]) -> None:
         """Do it now if the server answers; else keep it and warn once."""
@@ -191,7 +202,7 @@ def flat_parameters(config: ExperimentConfig) -> dict[str, str]:
             else:
                 yield prefix + key, value if isinstance(value, str) else json.dumps(value)
 
-    return dict(flatten(_settings(config), ""))
+    return dict(flatten(config.to_record(), ""))
 
 
 def environment() -> dict[str, Any]:
@@ -210,12 +221,6 @@ def environment() -> dict[str, Any]:
     }
     commit = _git_commit()
     return found | {"git_commit": commit} if commit else found
-
-
-def _settings(config: ExperimentConfig) -> dict[str, Any]:
-    tree = config.model_dump(mode="json")
-    tree["tracking"]["uri"] = shown_uri(config.tracking.uri)
-    return tree
 
 
 def _git_commit() -> str | None:
@@ -242,12 +247,12 @@ def _start(config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name:
             tags["mlflow.source.git.commit"] = found["git_commit"]
         files = artifact_folder(config.tracking.uri)
         experiment = experiment_named(client, config.tracking.experiment or config.name, files)
-        check_model_name(config.tracking.registered_model or config.name)
+        check_model_name(config.registered_name)
         run = client.create_run(experiment.experiment_id, run_name=run_name, tags=tags)
         run_id = run.info.run_id
         client.log_batch(run_id, params=[Param(key, value) for key, value in flat_parameters(config).items()])
         client.log_inputs(run_id, datasets=[_dataset_input(config, data_manifest)])
-        settings = yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True)
+        settings = yaml.safe_dump(config.to_record(), sort_keys=False, allow_unicode=True)
         client.log_text(run_id, settings, "config.yaml")
         client.log_text(run_id, json.dumps(found, indent=2), "environment.json")
         return TrackedRun(run_id, config, set())

@@ -23,6 +23,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from recsys.batching import BatchPlan, windows
 from recsys.config import BERT4RecConfig, TrainingConfig
 from recsys.dataset import Targets
+from recsys.errors import InputError
 from recsys.evaluation import chunks, encoder_input
 from recsys.losses import full_cross_entropy
 from recsys.masking import cloze_mask
@@ -241,10 +242,18 @@ def fit_encoder(
         resume: continue from `last.ckpt` where there is one.
         stop_epoch: end after this epoch, on the learning rate that `config.epochs` gives.
         on_epoch: called after every epoch (from 1) with its metrics.
+
+    Raises:
+        InputError: no training sequence has two events.
     """
     plan = BatchPlan.by_length(
         windows(training, model_config.max_length), config.batch_size * model_config.max_length
     )
+    if not len(plan):
+        raise InputError(
+            "no training sequence has two events, so there is nothing to fill in; prepare longer sequences, "
+            "or train a model that counts (model=popularity)"
+        )
     last, best = checkpoints / LAST_CHECKPOINT, checkpoints / "best.ckpt"
     if not resume:
         last.unlink(missing_ok=True)
@@ -314,12 +323,18 @@ def _trainer(
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Leave out what Lightning says about hardware, a folder we mean to reuse and its own code."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-        yield
+    """Hush Lightning about hardware, a folder we mean to reuse and itself; undo its global settings."""
+    logger = logging.getLogger("pytorch_lightning")
+    level, deterministic = logger.level, torch.are_deterministic_algorithms_enabled()
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+        torch.use_deterministic_algorithms(deterministic)  # the trainer leaves its own choice behind
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import pyarrow as pa
@@ -76,16 +77,14 @@ class Vocabulary:
     def index(self, item_id: object) -> int:
         """Index of one id, or PAD when it is unknown.
 
-        A string of digits finds an integer id (what a command line or a URL carries), never the reverse.
+        A string finds an integer id in its plain spelling (what a command line or a URL carries), never the
+        reverse. NumPy's integers and strings are as good as Python's.
         """
-        if isinstance(item_id, str) and self.holds_integers:
-            try:
-                item_id = int(item_id)
-            except ValueError:
-                return PAD
-        if not isinstance(item_id, int | str) or isinstance(item_id, bool):
+        if isinstance(item_id, str):
+            return self._index.get(_plain_integer(item_id) if self.holds_integers else item_id, PAD)
+        if isinstance(item_id, bool) or not isinstance(item_id, Integral):
             return PAD
-        return self._index.get(item_id, PAD)
+        return self._index.get(int(item_id), PAD)
 
     def encode(self, ids: Iterable[object]) -> NDArray[np.int32]:
         """Indices (n,) of a few ids; PAD where an id is unknown. For columns use `encode_array`."""
@@ -119,6 +118,15 @@ class Vocabulary:
         if rows.size and (rows.min() < 0 or rows.max() >= len(self.ids)):
             raise IndexError(f"item indices must be in 1..{len(self.ids)}")
         return self.ids.take(pa.array(rows))
+
+
+def _plain_integer(text: str) -> ItemId:
+    """The integer that a text spells plainly, else the text: not `007`, `1_0` or other scripts' digits."""
+    try:
+        number = int(text)
+    except ValueError:
+        return text
+    return number if str(number) == text else text
 
 
 def vocabulary_of(ids: Sequence[ItemId]) -> Vocabulary:

@@ -27,10 +27,11 @@ from recsys.recommender import Recommender
 from serving import schemas
 
 VERSION_HEADER = "X-Model-Version"
+LARGEST_BODY = 2 * 2**20  # bytes; the longest lists of ids, each of 60 characters, still fit
 
 _LOG = logging.getLogger(__name__)
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.ErrorResponse} for status in (400, 404, 422)
+    status: {"model": schemas.ErrorResponse} for status in (400, 404, 413, 422)
 }
 
 
@@ -119,7 +120,10 @@ def _add_operations(app: FastAPI, recommender: Recommender, registry: CollectorR
 
 
 class _Instrumented:
-    """Counts and times requests, names the model version, gives failures of ours the shape of errors."""
+    """Counts and times requests, names the model version, gives failures of ours the shape of errors.
+
+    It also stops reading a body that is too large.
+    """
 
     def __init__(self, app: ASGIApp, *, registry: CollectorRegistry, version: str) -> None:
         self._app = app
@@ -139,19 +143,30 @@ class _Instrumented:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 0
+        status = size = 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > LARGEST_BODY:
+                raise HTTPException(413, f"the body is larger than {LARGEST_BODY} bytes; send fewer ids")
+            return message
 
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                header = (VERSION_HEADER.lower().encode(), self._version)
-                message = {**message, "headers": [*message.get("headers", ()), header]}
+                ours = [
+                    (VERSION_HEADER.lower().encode(), self._version),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+                message = {**message, "headers": [*message.get("headers", ()), *ours]}
             await send(message)
 
         start = perf_counter()
         try:
-            await self._app(scope, receive, named)
+            await self._app(scope, limited, named)
         except Exception:
             if status:  # part of the answer is out: nothing can be said any more
                 raise

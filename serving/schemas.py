@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+)
 
 MOST_ANSWERS = 1000
 LONGEST_HISTORY = 10_000
 
-Id = StrictInt | StrictStr
-Value = StrictInt | StrictFloat | StrictStr | StrictBool
+_Sent = TypeVar("_Sent")
+
+
+def _encodable(value: _Sent) -> _Sent:
+    """Refuse half a surrogate pair, which JSON can carry and no text can hold."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half a surrogate pair is no text; send both halves or neither") from error
+    return value
+
+
+Id = Annotated[StrictInt | StrictStr, AfterValidator(_encodable)]
+Value = Annotated[StrictInt | StrictFloat | StrictStr | StrictBool, AfterValidator(_encodable)]
+Name = Annotated[str, AfterValidator(_encodable)]
 Answers = Annotated[int, Field(ge=1, le=MOST_ANSWERS, description="how many answers at most")]
 Ids = Annotated[list[Id], Field(max_length=LONGEST_HISTORY)]
 
@@ -33,7 +55,7 @@ class RecommendRequest(Request):
     exclude_seen: bool = Field(True, description="leave out the items of the history")
     allow: Ids | None = Field(None, description="only these items may come")
     deny: Ids = Field(default_factory=list, description="these items may not come")
-    where: dict[str, list[Value]] = Field(
+    where: dict[Name, list[Value]] = Field(
         default_factory=dict, description="attribute -> values of which an item must have one"
     )
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 
+import torch
 import uvicorn
 
 from recsys.errors import InputError
@@ -39,6 +40,7 @@ def serve(
     former = None
     if threading.current_thread() is threading.main_thread():
         former = signal.signal(signal.SIGTERM, lambda *_: None)
+    torch.set_num_threads(1)  # requests run side by side; each is too small to share between threads
     config = uvicorn.Config(create_app(recommender), log_level=log_level)
     try:
         with listener, contextlib.suppress(KeyboardInterrupt):

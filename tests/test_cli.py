@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from recsys.bundle import Bundle
+from recsys.bundle import Bundle, file_hash
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
 
@@ -26,7 +28,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = recsys("prepare", tmp_path / "none.yaml")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: there is no configuration {tmp_path / 'none.yaml'}\n"
+    assert done.stderr.startswith(f"error: there is no configuration {tmp_path / 'none.yaml'};")
+    assert done.stderr.count("\n") == 1
     shown = recsys("--debug", "prepare", tmp_path / "none.yaml")
     assert shown.returncode == 2
     assert "Traceback" in shown.stderr
@@ -83,6 +86,35 @@ def test_counting_models_export_like_any_other(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "100 sequences, 500 recommendations" in done.stdout
     assert (tmp_path / "recs.parquet").is_file()
+
+
+def test_square_brackets_in_a_title_are_printed(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(12, 30), 12)
+    bundle = counting_bundle(tmp_path / "bundle", data, name="popularity")
+    titles = [f"Bad [/x] [remix] {row}" for row in range(12)]
+    items = pq.read_table(bundle.folder / "items.parquet")
+    column = items.column_names.index("title")
+    pq.write_table(items.set_column(column, "title", pa.array(titles)), bundle.folder / "items.parquet")
+    manifest = json.loads((bundle.folder / "manifest.json").read_text())
+    manifest["files"]["items.parquet"] = file_hash(bundle.folder / "items.parquet")
+    (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
+    done = recsys("recommend", bundle.folder, "--history", "i1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Bad [/x] [remix]") == 11
+
+
+def test_the_champion_moves_and_moves_back(tmp_path: Path, tracking_uri: str) -> None:
+    data = prepared(tmp_path / "data", ring(30, 60), 30)
+    for name in ("popularity", "markov"):
+        counting_bundle(tmp_path / name, data, name=name)
+        done = recsys("promote", tmp_path / name, "--model", "world", "--tracking-uri", tracking_uri)
+        assert done.returncode == 0, done.stderr
+    assert "replaces champion 1" in done.stdout
+    back = recsys("rollback", "world", "--tracking-uri", tracking_uri)
+    assert "version 1 of world is champion again" in back.stdout
+    none = recsys("rollback", "nothing", "--tracking-uri", tracking_uri)
+    assert none.returncode == 2
+    assert none.stderr.count("\n") == 1
 
 
 def test_a_cold_answer_starts_without_the_training_side(bundle: Bundle) -> None:

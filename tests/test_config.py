@@ -51,6 +51,8 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
     assert isinstance(config.model, BERT4RecConfig)
     assert (config.model.dim, config.model.mask_prob) == (32, 0.5)
     assert load_config(file, ["model=markov"]).model.name == "markov"
+    assert load_config(file, ["model.name=item_knn", "model.history=all"]).model.name == "item_knn"
+    assert load_config(file, ["data.time_format=%d/%m/%Y %H:%M"]).data.time_format == "%d/%m/%Y %H:%M"
     assert load_config(file, ["model=item_knn", "model.history=all"]).model.name == "item_knn"
     with pytest.raises(InputError, match="override `epochs` has no `=`"):
         load_config(file, ["epochs"])
@@ -58,8 +60,31 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
         load_config(file, ["name.first=y"])
 
 
+def test_overrides_reach_sections_that_the_file_leaves_out(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("name: x\ndata: {path: log.csv}\n")
+    model = load_config(file, ["model.dim=16", "training.learning_rate=2e-3"]).model
+    assert (model.name, getattr(model, "dim", None)) == ("bert4rec", 16)
+    assert load_config(file, ["training.learning_rate=2e-3"]).training.learning_rate == 0.002
+    with pytest.raises(InputError, match=r"no `kind`; set split\.kind to one of leave_one_out, global_time"):
+        load_config(file, ["split.valid_from=0.7"])
+
+
+def test_epochs_that_no_validation_sees_are_refused() -> None:
+    with pytest.raises(InputError, match="epochs 9 is not a multiple of validate_every 5"):
+        build_config(tree(training={"epochs": 9, "validate_every": 5}), where="x.yaml")
+    build_config(tree(training={"epochs": 3, "validate_every": 5}), where="x.yaml")
+
+
+def test_passwords_are_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = build_config(tree(tracking={"uri": "postgresql://ann:p@ss/w@db/x"}), where="x.yaml")
+    assert config.to_record()["tracking"]["uri"] == "postgresql://ann:***@db/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert build_config(tree(), where="x.yaml").tracking.uri == "http://tracking:5000"
+
+
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no configuration .*none\.yaml"):
+    with pytest.raises(InputError, match=r"there is no configuration .*none\.yaml; the ready ones"):
         load_config(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(InputError, match=r"bad\.yaml is not a readable YAML file"):

@@ -17,6 +17,7 @@ from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.evaluation import evaluate_bundle
 from recsys.experiment import STATE_FILE, read_history, train
+from recsys.mlflow_session import mlflow_session
 from recsys.models import COUNTING, ENCODERS
 from recsys.quickstart import configuration
 from recsys.recommender import Recommender
@@ -124,6 +125,37 @@ def test_resume_continues_the_same_run_and_refuses_another(stand_in: dict[str, o
     assert (again.run_id, again.model_version) == (first.run_id, first.model_version)
     assert [row["epoch"] for row in read_history(config.output_path)] == [1, 2]
     assert (config.output_path / STATE_FILE).exists()
+    with mlflow_session(config.tracking.uri) as client:
+        assert len(client.search_model_versions("name = 'sample'")) == 1  # nothing new to register
     other = shortened(config, stand_in, epochs=3, validate_every=1)
     with pytest.raises(InputError, match="started with other model or training settings"):
         train(other, resume=True)
+
+
+def test_a_new_training_leaves_nothing_of_the_old_one_to_resume(
+    stand_in: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in)
+    prepare(config)
+    train(config)
+    other = shortened(config, stand_in, learning_rate=0.05)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recsys.experiment.fit_encoder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(other)
+    assert not (config.output_path / "checkpoints").exists()
+
+
+def test_data_prepared_in_another_way_is_refused(stand_in: dict[str, object]) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in)
+    prepare(config)
+    tree = json.loads(config.model_dump_json())
+    other = build_config({**tree, "split": "user_holdout", "clean": {"min_item_count": 9}}, where="test")
+    with pytest.raises(
+        InputError, match=r"other settings \(clean\.min_item_count was 1, is 9; split\.kind was"
+    ):
+        train(other)

@@ -68,6 +68,7 @@ def test_every_sequence_gets_what_recommend_gives(
 def test_chosen_rows_and_short_answers(tmp_path: Path, data: PreparedData) -> None:
     recommender = Recommender.load(counting_bundle(tmp_path / "knn", data, name="item_knn").folder)
     report = export(recommender, data, tmp_path / "recs.parquet", k=1000, rows=[4, 2, 25])
+    assert (report.sequences, report.fallback, report.trained_on_this) == (3, 1, True), "u25 has no event"
     lines = pq.read_table(report.path).to_pylist()
     assert [line["sequence"] for line in lines] == ["u4", "u2", "u25"]
     assert [len(line["items"]) for line in lines] == [
@@ -75,6 +76,7 @@ def test_chosen_rows_and_short_answers(tmp_path: Path, data: PreparedData) -> No
     ]
     everything = export(recommender, data, tmp_path / "all.parquet", k=1000, exclude_seen=False)
     assert everything.items == 26 * N_ITEMS
+    assert export(recommender, data, tmp_path / "some.parquet", rows=[4, 2]).fallback == 0
 
 
 def test_new_events_of_known_items_are_welcome_and_other_items_are_not(

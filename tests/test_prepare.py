@@ -15,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.assemble import MARKS, sequence_table
 from data_prep.digest import tables_digest
 from data_prep.prepare import PrepareReport, prepare, prepare_frame
 from recsys.config import ExperimentConfig, build_config, load_config
 from recsys.dataset import PreparedData
+from recsys.errors import InputError
+from recsys.vocabulary import Vocabulary
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = PROJECT.parent / "shared" / "data"
@@ -79,7 +82,7 @@ def test_the_folder_holds_what_the_log_says(folder: Path) -> None:
         [3, 2, 1],
     )
     assert data.targets("test").items.tolist() == [1, 2]
-    assert pq.read_schema(report.path / "sequences.parquet").field("items").type == pa.list_(pa.int32())
+    assert pq.read_schema(report.path / "sequences.parquet").field("items").type == pa.large_list(pa.int32())
     assert pq.ParquetFile(report.path / "items.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
 
 
@@ -116,6 +119,8 @@ def test_the_manifest_says_where_it_came_from(folder: Path) -> None:
     assert "every event is in exactly one part" in manifest["leakage_check"]
     tables = [pq.read_table(report.path / name) for name in ("sequences.parquet", "items.parquet")]
     assert manifest["content_digest"] == tables_digest(tables)
+    written = hashes(report.path)
+    assert manifest["files"] == {name: written[name] for name in ("sequences.parquet", "items.parquet")}
 
 
 def test_the_summary_is_plain_text(folder: Path) -> None:
@@ -148,6 +153,82 @@ def test_the_same_data_set_is_left_alone_and_a_damaged_one_rebuilt(folder: Path)
     (first.path / "sequences.parquet").write_bytes(b"damaged")
     assert not prepare(config(folder)).reused
     assert hashes(first.path) == before
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "sequences.parquet"])
+def test_a_changed_file_is_refused_and_prepared_again(folder: Path, name: str) -> None:
+    path = prepare(config(folder)).path
+    table = pq.read_table(path / name)
+    pq.write_table(table, path / name, compression="none")  # the same content in other bytes
+    with pytest.raises(InputError, match=rf"{name} is not the file .* prepare the data set again"):
+        PreparedData.load(path)
+    assert not prepare(config(folder)).reused
+    (path / name).unlink()
+    with pytest.raises(InputError, match=rf"{name} is not the file .* missing"):
+        PreparedData.load(path)
+
+
+def test_a_manifest_that_lacks_a_key_is_refused_and_written_again(folder: Path) -> None:
+    path = prepare(config(folder)).path
+    manifest = json.loads((path / "manifest.json").read_text())
+    for key in ("content_digest", "removals"):
+        less = {name: value for name, value in manifest.items() if name != key}
+        (path / "manifest.json").write_text(json.dumps(less))
+        if key == "content_digest":
+            with pytest.raises(InputError, match=r"manifest.json lacks `content_digest`; .*recsys prepare"):
+                PreparedData.load(path)
+        assert not prepare(config(folder)).reused
+
+
+def test_a_failed_replacement_keeps_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = prepare(config(folder)).path
+    (path / "items.parquet").write_bytes(b"damaged")  # so that it is replaced
+    before, rename = hashes(path), Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".new"):
+            raise OSError("no such luck")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no such luck"):
+        patch.setattr(Path, "rename", failing)
+        prepare(config(folder))
+    assert hashes(path) == before
+    assert not list(folder.glob(".out*"))
+
+
+def test_a_killed_replacement_is_undone_by_the_next_run(folder: Path) -> None:
+    path = prepare(config(folder)).path
+    path.rename(folder / ".out.1.old")
+    (folder / ".out.1.new").mkdir()
+    assert prepare(config(folder)).reused
+    assert PreparedData.load(path).ids.to_pylist() == ["u1", "u2", "u3"]
+    assert not (folder / ".out.1.old").exists()
+
+
+def test_offsets_reach_beyond_32_bits() -> None:
+    lengths = pl.Series([2**30] * 3, dtype=pl.Int32)
+    marks = pl.DataFrame({"sequence": [1, 2, 3], "length": lengths, **dict.fromkeys(MARKS, 0)})
+    events = pl.DataFrame({"sequence": [1], "item": [7], "position": [0]})
+    # Arrow refuses that the events are not there, and names the span of the offsets: unwrapped, 3 * 2^30.
+    with pytest.raises(pa.ArrowInvalid, match=rf"offsets \({3 * 2**30}\) larger than values array"):
+        sequence_table(events, marks, Vocabulary(pa.array([7])), timed=False)
+
+
+def test_small_and_large_lists_read_the_same(folder: Path) -> None:
+    large = PreparedData.load(prepare(config(folder)).path)
+    table = pq.read_table(large.path / "sequences.parquet")
+    for name, kind in (("items", pa.int32()), ("times", pa.int64())):
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].cast(pa.list_(kind)))
+    pq.write_table(table, large.path / "sequences.parquet")
+    (large.path / "manifest.json").write_text('{"format_version": 1, "content_digest": "x"}')
+    small = PreparedData.load(large.path)
+    assert small.sequences.offsets.tolist() == large.sequences.offsets.tolist() == [0, 4, 7, 8]
+    assert small.sequences.values.tolist() == large.sequences.values.tolist()
+    assert small.times is not None
+    assert large.times is not None
+    assert small.times.tolist() == large.times.tolist()
 
 
 def test_input_that_moved_is_the_same_input(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -200,6 +200,29 @@ def test_file_of_another_format(folder: Path, kind: str, content: bytes) -> None
     )
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv", "atomic", "jsonl", "sequences", "pairs"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD.encode("utf-16"), "is UTF-16 or UTF-32; expected UTF-8 text: save it as UTF-8"),
+        (GOOD.encode("utf-16-le"), "is a binary file, UTF-16 or UTF-32 (it has zero bytes); expected UTF-8"),
+        (bytes(range(256)), "is a binary file, UTF-16 or UTF-32 (it has zero bytes); expected UTF-8 text"),
+    ],
+)
+def test_file_that_is_no_text(folder: Path, kind: str, content: bytes, message: str) -> None:
+    (folder / "log.x").write_bytes(content)
+    (folder / "log.gz").write_bytes(gzip.compress(content))
+    for name in ("log.x", "log.gz"):
+        refuse(config(folder, name, data={"format": kind}), f"{name} {message}")
+
+
+def test_header_that_repeats_a_name(folder: Path) -> None:
+    (folder / "log.csv").write_text("sequence,item,item\nu,1,2\n")
+    refuse(config(folder), "log.csv has several columns `item`; expected a header of distinct names: rename")
+    (folder / "log.csv").write_text("sequence,item,,\nu,1,,\n")  # columns without a name are nobody's
+    assert prepare(config(folder)).manifest["counts"]["events"] == 1
+
+
 def test_lines_that_are_not_json(folder: Path) -> None:
     refuse(
         config(folder, data={"format": "jsonl"}),
@@ -223,6 +246,25 @@ def test_missing_item_table(folder: Path) -> None:
     refuse(
         config(folder, "log.txt", data={"format": "sequences", "items": "log.csv"}), "set data.items_format"
     )
+
+
+def test_folder_given_as_item_table(folder: Path) -> None:
+    (folder / "items").mkdir()
+    for name in ("items", str(folder / "items")):
+        refuse(
+            config(folder, data={"items": name}),
+            f"{folder / 'items'} is a folder; expected a file: set data.items",
+        )
+
+
+def test_time_outside_the_calendar(folder: Path) -> None:
+    split = {"kind": "global_time", "valid_from": 0.4, "test_from": 0.7}
+    for time in (-62_135_596_801, 253_402_300_800):
+        (folder / "log.csv").write_text(GOOD.replace("20", str(time)))
+        refuse(
+            config(folder, data={"columns": {"time": "time"}}, split=split),
+            f"log.csv row 2: time `{time}` is not a number of `s` (data.time_unit), or lies outside",
+        )
 
 
 def test_folder_of_another_data_set(folder: Path) -> None:

@@ -152,6 +152,9 @@ def test_typed_ids_keep_their_type() -> None:
     assert read([1.0, None, 3.0]).to_list() == [1, None, 3]
     with pytest.raises(InputError, match=r"sequence ids of the frame of events are numbers with fractions"):
         read([1.5, 2.0])
+    for large in (1e300, float("inf"), -float("inf"), 2.0**53 + 2):
+        with pytest.raises(InputError, match=r"are floats and hold .*; expected whole numbers up to 2\^53"):
+            read([1.0, large])
     with pytest.raises(InputError, match=r"are of type Boolean; expected integers or strings"):
         read([True, False])
 
@@ -203,11 +206,30 @@ def test_times_become_microseconds(
             "outside the years 1 to 9999; correct the row or set data.time_unit",
         ),
         ([float("inf")], "s", None, "row 1: time `inf` is not a number"),
+        (
+            ["0000-12-31"],
+            "s",
+            None,
+            "row 1: time `0000-12-31` is not an ISO 8601 date or time, or lies outside",
+        ),
+        ([-62_135_596_801.0], "s", None, "outside the years 1 to 9999"),
+        (
+            pl.Series([0, 2**31 - 1]).cast(pl.Int32).cast(pl.Date),
+            "s",
+            None,
+            "row 2: time `2147483647` is not a Date",
+        ),
+        (
+            pl.Series([-(2**62)]).cast(pl.Datetime("us")),
+            "s",
+            None,
+            "-4611686018427387904` is not a Datetime",
+        ),
         ([True], "s", None, "row 1: time is of type Boolean"),
     ],
 )
 def test_a_bad_time_names_its_row(
-    values: list[Any], unit: str, text_format: str | None, message: str
+    values: list[Any] | pl.Series, unit: str, text_format: str | None, message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         parse_times(pl.Series(values), unit, text_format, lambda row: f"row {row + 1}")
@@ -217,6 +239,8 @@ def test_a_bad_time_names_its_row(
 def test_one_moment_is_utc_unless_it_says_otherwise() -> None:
     assert parse_moment("1970-01-02", "x") == 86_400_000_000
     assert parse_moment("1970-01-01T00:00:00.000001-01:00", "x") == 3_600_000_001
+    with pytest.raises(InputError, match=r"x is `9999-12-31T23:00-02:00`; expected a date within the years"):
+        parse_moment("9999-12-31T23:00-02:00", "x")
     with pytest.raises(InputError, match=r"clean.start is `soon`; expected an ISO 8601 date such as"):
         parse_moment("soon", "clean.start")
 
@@ -272,5 +296,7 @@ def test_item_table_of_other_items_is_refused() -> None:
 def test_item_attribute_with_a_reserved_name_is_refused() -> None:
     with pytest.raises(InputError, match=r"item attribute `count` of the frame of items has a name that"):
         frame_items(pl.DataFrame({"item": [1], "count": [2]}), DataConfig())
+    with pytest.raises(InputError, match=r"item attribute `recent` of the frame of items has a name that"):
+        frame_items(pl.DataFrame({"item": [1], "recent": [2]}), DataConfig())
     chosen = DataConfig(item_columns=ItemColumns(attributes=()))
     assert frame_items(pl.DataFrame({"item": [1], "count": [2]}), chosen).columns == ["id"]

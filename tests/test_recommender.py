@@ -150,6 +150,10 @@ def test_bad_questions_get_clear_answers(encoder: Recommender) -> None:
         encoder.recommend(["i1"], where={"genre": ["rock"]})
     with pytest.raises(InputError, match=r"attribute `year` is of type int64, and one of .*'abc'"):
         encoder.recommend(["i1"], where={"year": ["abc"]})
+    with pytest.raises(InputError, match=r"attribute `year` is of type int64, and one of \[1180591620717"):
+        encoder.recommend(["i1"], where={"year": [2**70]})
+    with pytest.raises(InputError, match=r"attribute `title` is of type string, and one of \['\\ud800'\]"):
+        encoder.recommend(["i1"], where={"title": ["\ud800"]})
     with pytest.raises(InputError, match="k is 0; expected at least 1"):
         encoder.recommend(["i1"], k=0)
     with pytest.raises(InputError, match="item 'nope' is unknown"):
@@ -220,11 +224,50 @@ def test_frames_that_do_not_fit_are_refused(encoder: Recommender) -> None:
     assert empty.is_empty() and empty.columns == ["sequence", "rank", "item", "score"]
 
 
+def categories_of(kind: str, values: list[str]) -> Any:  # noqa: ANN401 -- a column of that library
+    """A column of categories, sorted, of which the last is never used."""
+    categories = [*sorted(set(values)), "zz"]
+    if kind == "pandas":
+        return pd.Categorical(values, categories=categories)
+    if kind == "polars":
+        return pl.Series(values, dtype=pl.Enum(categories))
+    return pa.DictionaryArray.from_arrays([categories.index(value) for value in values], categories)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frame"), [("pandas", pd.DataFrame), ("polars", pl.DataFrame), ("arrow", pa.table)]
+)
+def test_categories_answer_like_their_values(
+    encoder: Recommender, kind: str, frame: Callable[..., object]
+) -> None:
+    columns = {"user": ["b", "a", "b"], "song": ["i9", "i4", "i7"], "day": ["tue", "mon", "mon"]}
+    coded = frame({name: categories_of(kind, values) for name, values in columns.items()})
+    answers = [
+        encoder.recommend_frame(each, sequence="user", item="song", time="day", k=2)
+        for each in (coded, frame(columns))
+    ]
+    got, right = (nw.from_native(answer, eager_only=True).to_dict(as_series=False) for answer in answers)
+    assert got == right and got["user"] == ["b", "b", "a", "a"]
+
+
+@pytest.mark.parametrize("name", ["score", "rank", "song"])
+def test_names_that_would_stand_twice_in_the_answer_are_refused(encoder: Recommender, name: str) -> None:
+    frame = pl.DataFrame({"user": ["u"], "score": ["a"], "rank": ["i2"], "song": ["i1"]})
+    with pytest.raises(InputError, match=f"column `{name}` would stand twice .* rename it in the frame"):
+        encoder.recommend_frame(frame, sequence=name, item="song")
+    with pytest.raises(InputError, match=f"column `{name}` would stand twice"):
+        encoder.recommend_frame(frame, sequence="song", item=name)
+    by_score = encoder.recommend_frame(frame, sequence="user", item="song", time=name, k=1)
+    assert by_score.columns == ["user", "rank", "song", "score"], "the column of times is not answered"
+
+
 def test_integer_ids_keep_their_type(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", ring(30, 50), 30, strings=False)
     recommender = Recommender.load(encoder_bundle(tmp_path / "b", data).folder)
     answer = recommender.recommend([10, "20", 5], k=3)
     assert answer.unknown == [5] and all(type(item.id) is int for item in answer.items)
+    array: Any = np.array([10, 20])
+    assert recommender.recommend(array, k=3) == recommender.recommend([10, 20], k=3)
     assert recommender.search_items("300")[0].id == item_id(30, strings=False)
 
 

@@ -16,7 +16,7 @@ from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.index import build_index
 from recsys.recommender import Recommender
-from serving.app import create_app
+from serving.app import LARGEST_BODY, create_app
 from serving.export import export
 from serving.server import serve
 from tests.worlds import encoder_bundle, prepared, ring
@@ -46,11 +46,16 @@ def app(recommender: Recommender) -> FastAPI:
     return create_app(recommender)
 
 
-def call(app: FastAPI, method: str, path: str, body: object = None) -> httpx.Response:
+def call(
+    app: FastAPI, method: str, path: str, body: object = None, *, raw: bytes | None = None, kind: bytes = b""
+) -> httpx.Response:
+    """Ask with a body as JSON, or with raw bytes that say they are of a kind."""
+    headers = {b"content-type": kind} if kind else None
+
     async def once() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, json=body)
+            return await client.request(method, path, json=body, content=raw, headers=headers)
 
     return anyio.run(once)
 
@@ -107,6 +112,59 @@ def test_errors_have_one_shape(
     assert answer.json()["error"]["code"].startswith(code)
     assert message in answer.json()["error"]["message"]
     assert answer.headers["x-model-version"]
+
+
+JSON = b"application/json"
+HISTORY = b'{"history": ["i1"], '
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "status", "message"),
+    [
+        (JSON, HISTORY + b'"where": {"year": [%d]}}' % 2**70, 400, "attribute `year` is of type int64"),
+        (JSON, HISTORY + b'"where": {"year": [NaN]}}', 400, "attribute `year` is of type int64"),
+        (JSON, HISTORY + b'"where": {"year": [-Infinity]}}', 400, "attribute `year` is of type int64"),
+        (JSON, b'{"history": ["\\ud800"]}', 422, "body.history.0: Value error, half a surrogate pair"),
+        (JSON, HISTORY + b'"deny": ["\\ud800"]}', 422, "body.deny.0: Value error, half a surrogate pair"),
+        (JSON, HISTORY + b'"where": {"title": ["\\ud800"]}}', 422, "body.where.title.0: Value error, half"),
+        (JSON, HISTORY + b'"where": {"\\ud800": ["a"]}}', 422, "half a surrogate pair"),
+        (JSON, HISTORY + b'"\\ud800": 1}', 422, "body"),
+        (JSON, b'{"history": [NaN]}', 422, "body.history.0"),
+        (JSON, HISTORY + b'"k": Infinity}', 422, "body.k"),
+        (JSON, b'{"history": [1%s]}' % (b"0" * 5000), 400, "parsing the body"),
+        (JSON, b"[" * 100_000 + b"]" * 100_000, 400, "parsing the body"),
+        (JSON, b'{"history": ["\xff"]}', 400, "parsing the body"),
+        (JSON, b'{"history"', 422, "JSON decode error"),
+        (JSON, b"", 422, "body: Field required"),
+        (JSON, b"null", 422, "body"),
+        (b"text/plain", b"i1", 422, "body"),
+        (b"application/json; charset=\xff", b"\xff", 400, "parsing the body"),
+        (
+            JSON,
+            HISTORY + b'"x": "' + b"a" * LARGEST_BODY + b'"}',
+            413,
+            "the body is larger than 2097152 bytes",
+        ),
+    ],
+)
+def test_whatever_a_client_sends_is_not_our_failure(
+    app: FastAPI, kind: bytes, raw: bytes, status: int, message: str
+) -> None:
+    answer = call(app, "POST", "/v1/recommend", raw=raw, kind=kind)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert message in answer.json()["error"]["message"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_longest_lists_fit_into_a_body(app: FastAPI) -> None:
+    ids = [f"{number:060d}" for number in range(10_000)]
+    answer = call(app, "POST", "/v1/recommend", {"history": ids, "allow": ids, "deny": ids})
+    assert answer.status_code == 200 and len(answer.json()["unknown"]) == len(ids)
+
+
+def test_both_halves_of_a_surrogate_pair_are_text(app: FastAPI) -> None:
+    raw = b'{"history": ["\\ud83c\\udfb5"]}'
+    assert call(app, "POST", "/v1/recommend", raw=raw, kind=JSON).json()["unknown"] == ["\N{MUSICAL NOTE}"]
 
 
 def test_a_failure_of_ours_is_an_answer_too(

@@ -11,8 +11,9 @@ import pytest
 
 from recsys import tracking
 from recsys.bundle import Bundle
+from recsys.config import shown_uri
 from recsys.errors import InputError
-from recsys.mlflow_session import metric_key, metric_name, mlflow_session, shown_uri
+from recsys.mlflow_session import metric_key, metric_name, mlflow_session
 from recsys.plots import plot_curves
 from recsys.tracking import TrackedRun, flat_parameters, track_run
 from tests.mlflow_world import (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import torch
 
 from recsys.config import BERT4RecConfig, TrainingConfig
 from recsys.dataset import Targets
+from recsys.errors import InputError
 from recsys.evaluation import score_function
 from recsys.sequences import Ragged
 from recsys.training import Fitted, fit_encoder
@@ -90,11 +92,9 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    whole = fit(tmp_path / "whole", epochs=8)
+    whole = fit(tmp_path / "whole", epochs=40)
     folder = tmp_path / "killed"
-    script = (
-        f"from pathlib import Path; from tests.test_training import fit; fit(Path({str(folder)!r}), epochs=8)"
-    )
+    script = f"from tests.test_training import Path, fit; fit(Path({str(folder)!r}), epochs=40)"
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     deadline = time.monotonic() + 60
@@ -106,10 +106,30 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     process.wait()
     process.stderr.close()
     reached = torch.load(folder / "last.ckpt", weights_only=True)["epoch"] + 1
-    assert reached < 8, "it was killed too late to show anything"
-    resumed = fit(folder, epochs=8, resume=True)
+    assert reached < 40, "it was killed too late to show anything"
+    resumed = fit(folder, epochs=40, resume=True)
     assert same(resumed, whole)
     assert resumed.best_epoch == whole.best_epoch
+
+
+def test_sequences_too_short_to_mask_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no training sequence has two events"):
+        fit_encoder(
+            MODEL,
+            TrainingConfig(),
+            training=Ragged.of([[1], [2], []]),
+            n_items=N_ITEMS,
+            validation=None,
+            checkpoints=tmp_path,
+        )
+
+
+def test_lightnings_global_settings_are_put_back(tmp_path: Path) -> None:
+    logger = logging.getLogger("pytorch_lightning")
+    logger.setLevel(logging.INFO)
+    fit(tmp_path, epochs=1)
+    assert logger.level == logging.INFO
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("patience", [1, 100])

@@ -40,6 +40,21 @@ def test_unknown_ids_are_pad_and_digits_find_integers() -> None:
     assert (len(vocabulary), vocabulary.mask) == (2, 3)
 
 
+def test_numpy_ids_are_as_good_as_pythons() -> None:
+    numbers, words = vocabulary_of([10, 20]), vocabulary_of(["a", "b"])
+    assert numbers.encode(np.array([20, 10, 30])).tolist() == [2, 1, 0]
+    assert numbers.encode(np.array(["20", "x"])).tolist() == [2, 0]
+    assert numbers.encode([np.uint8(10), np.bool_(True), np.float32(10)]).tolist() == [1, 0, 0]
+    assert words.encode(np.array(["b", "c"])).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("spelling", ["1_0", " 10 ", "+10", "010", "\u0661\u0660", "10.0", "-0", ""])
+def test_a_string_finds_an_integer_in_its_plain_spelling_alone(spelling: str) -> None:
+    vocabulary = vocabulary_of([10, 0, -10])
+    assert vocabulary.index(spelling) == 0
+    assert vocabulary.encode(["10", "0", "-10"]).tolist() == [1, 2, 3]
+
+
 def test_bad_ids_are_refused() -> None:
     with pytest.raises(InputError, match="expected integers or strings"):
         Vocabulary(pa.array([1.5]))

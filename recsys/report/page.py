@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from recsys.mlflow_session import shown_uri
+from recsys.config import shown_uri
 from recsys.models import ENCODERS
 from recsys.report import charts, words
 from recsys.report.content import SORTED_BY, Report

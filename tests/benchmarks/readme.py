@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from statistics import mean
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -93,7 +94,7 @@ def reference() -> str:
     lines = []
     for title, section in sections:
         rows = [
-            f"| `{key}` | {_shown(field)} | {field.description} |"
+            f"| `{key}` | {_shown(field)} | {field.description}{_choices(field)} |"
             for key, field in section.model_fields.items()
             if field.description
         ]
@@ -103,9 +104,18 @@ def reference() -> str:
     return "\n".join(lines[1:])
 
 
+def _choices(field: FieldInfo) -> str:
+    """The values that a field may have, where they are few."""
+    if get_origin(field.annotation) is not Literal or len(get_args(field.annotation)) < 2:
+        return ""
+    return " (" + ", ".join(f"`{value}`" for value in get_args(field.annotation)) + ")"
+
+
 def _shown(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory:
+        return "see there"
     return "none" if field.default is None else f"`{field.default}`"
 
 
