@@ -96,11 +96,13 @@ def train(
     """A prepared data set -> an MLflow run and a bundle."""
     from recsys.evaluation import metric_lines
     from recsys.experiment import train as train_model
+    from recsys.models import ANSWERS_SEEN
 
     trained = train_model(_load(config, overrides), resume=resume, final=final, say=_say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""
-    _say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items removed{measured_by}:")
+    seen = "kept" if _load(config, overrides).model.name in ANSWERS_SEEN else "removed"
+    _say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items {seen}{measured_by}:")
     if not trained.metrics:
         _say("  the split holds out no target, so nothing was measured")
     for split in ("valid", "test"):

@@ -17,10 +17,11 @@ from recsys.bundle import Bundle, save_bundle
 from recsys.config import BERT4RecConfig, ExperimentConfig, setting_differences, shown_uri
 from recsys.dataset import PreparedData, Split
 from recsys.errors import InputError
-from recsys.evaluation import evaluate, score_function
+from recsys.evaluation import evaluate
 from recsys.index import build_index
-from recsys.models import COUNTING, fit_counting
+from recsys.models import ANSWERS_SEEN, COUNTING, fit_counting
 from recsys.models.protocol import Model
+from recsys.report import write_report
 from recsys.sequences import Ragged
 from recsys.tracking import TrackedRun, track_run
 from recsys.training import fit_encoder
@@ -82,7 +83,8 @@ def train(
         started = time.perf_counter()
         model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen)
         seconds = time.perf_counter() - started
-        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data)
+        keep_seen = config.model.name in ANSWERS_SEEN
+        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, not keep_seen)
         bundle = save_bundle(
             folder / "bundle",
             config=config,
@@ -98,6 +100,9 @@ def train(
             run.log_curves(history)
         version = run.log_bundle(bundle)
         say(f"bundle {bundle}, version {version} of the registered model {run.model_name}")
+        if config.model.name not in COUNTING and len(data.targets("test").rows):
+            run.log_file(write_report(bundle, folder / "report.html", data=data.path))
+            say(f"report {folder / 'report.html'}")
     model_version = Bundle.load(bundle).model_version
     return Trained(bundle, run.run_id, model_version, best_epoch, metrics, seconds)
 
@@ -153,15 +158,14 @@ def _fit(
     return fitted.encoder, fitted.best_epoch
 
 
-def _measure(model: Model, data: PreparedData) -> dict[str, float]:
-    """Full-ranking metrics of both splits, seen items removed; a split without targets has none."""
-    score = score_function(model)
+def _measure(model: Model, data: PreparedData, exclude_seen: bool) -> dict[str, float]:
+    """Full-ranking metrics of both splits; a split without targets has none."""
     splits: tuple[Split, ...] = ("valid", "test")
     return {
         f"{split}_{name}": value
         for split in splits
         if len(data.targets(split).rows)
-        for name, value in evaluate(score, data, split=split).metrics.items()
+        for name, value in evaluate(model, data, split=split, exclude_seen=exclude_seen).metrics.items()
     }
 
 

@@ -89,6 +89,10 @@ class TrackedRun:
 
         self._send(send)
 
+    def log_file(self, file: Path) -> None:
+        """Record a file as an artifact."""
+        self._send(lambda client: client.log_artifact(self.run_id, str(file)))
+
     def log_bundle(self, folder: Path) -> str:
         """Record a finished bundle and register it as a new version.
 

@@ -15,6 +15,7 @@ OPEN_TO_DATA_PREP = {"schema", "vocabulary", "config", "errors"}
 TRAINING_SIDE = {
     "training",
     "experiment",
+    "report",
     "batching",
     "masking",
     "losses",
