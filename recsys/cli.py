@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recsys.console import fail, show_answer, writable, write_json
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
     from recsys.config import ExperimentConfig
     from recsys.dataset import PreparedData
-    from recsys.recommender import Recommendations, Recommender
+    from recsys.recommender import Recommender
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -42,8 +42,8 @@ DataFolder = Annotated[
     Path | None, typer.Option(help="prepared data; default: what the bundle was trained on")
 ]
 KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="rank the history's items too")]
-Seed = Annotated[int, typer.Option(help="of sampled negatives and intervals")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="write the result there")]
+Seed = Annotated[int, typer.Option(min=0, help="of sampled negatives and intervals")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="write the result there", callback=writable)]
 
 
 @app.callback()
@@ -69,7 +69,7 @@ def quickstart(
         _say(line)
     recommender = sample.train_and_compare(config, read_oracle(out / "sample").hr_at_10, say=_say)
     history = sample.example_history(config)
-    _show(recommender, history, recommender.recommend(history, 10))
+    show_answer(recommender, history, recommender.recommend(history, 10))
     report = export_all(recommender, _prepared(recommender, None), out / "recommendations.parquet", k=20)
     _say(f"exported {report.sequences:,} lists to {report.path} in {report.seconds:.1f} s")
     _say(f"next: recsys serve {recommender.bundle.folder}")
@@ -125,24 +125,28 @@ def floors(
 ) -> None:
     """What counting reaches on a data set: the floor that a trained model must beat."""
     from recsys.dataset import PreparedData
+    from recsys.experiment import check_settings
     from recsys.floors import measure_floors
 
     if split not in ("valid", "test"):
         raise InputError(f"split `{split}` is unknown; known: valid, test")
-    folder = source
-    if not source.is_dir():
+    if source.is_dir():
+        if overrides:
+            raise InputError(f"{source} is a prepared folder, which takes no settings ({overrides[0]})")
+        data = PreparedData.load(source)
+    else:
         config = _load(source, overrides)
-        folder = config.prepared_path
-        if not folder.exists():
+        if not config.prepared_path.exists():
             from data_prep.prepare import prepare as prepare_log
 
             for line in prepare_log(config).lines():
                 _say(line)
-    table = measure_floors(PreparedData.load(folder), "valid" if split == "valid" else "test", say=_say)
+        data = PreparedData.load(config.prepared_path)
+        check_settings(config, data)
+    table = measure_floors(data, "valid" if split == "valid" else "test", say=_say)
     for line in table.lines():
         _say(line)
-    if json_file:
-        json_file.write_text(json.dumps(table.to_json(), indent=2) + "\n", encoding="utf-8")
+    write_json(json_file, table.to_json())
 
 
 @app.command()
@@ -152,7 +156,10 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="full, pop-100 or uniform-100")] = "full",
     keep_seen: KeepSeen = False,
     negatives: Annotated[
-        Path | None, typer.Option(help="Parquet file of the sampled negatives: read, or written if missing")
+        Path | None,
+        typer.Option(
+            help="Parquet file of the sampled negatives: read, or written if missing", callback=writable
+        ),
     ] = None,
     seed: Seed = 0,
     data: DataFolder = None,
@@ -163,8 +170,6 @@ def evaluate(
     from recsys.bundle import Bundle
     from recsys.evaluation import evaluate_bundle
 
-    if json_file and not json_file.parent.is_dir():
-        raise InputError(f"cannot write {json_file}: there is no folder {json_file.parent}")
     loaded = Bundle.load(_folder(bundle, tracking_uri))
     result = evaluate_bundle(
         loaded,
@@ -177,13 +182,8 @@ def evaluate(
     )
     for line in result.lines():
         _say(line)
-    if json_file:
-        content = {
-            "model_version": loaded.model_version,
-            "model": loaded.config.model.name,
-            **result.to_json(),
-        }
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    identity = {"model_version": loaded.model_version, "model": loaded.config.model.name}
+    write_json(json_file, {**identity, **result.to_json()})
 
 
 @app.command()
@@ -218,14 +218,13 @@ def compare(
     )
     for line in result.lines():
         _say(line)
-    if json_file:
-        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    write_json(json_file, result.to_json())
 
 
 @app.command()
 def report(
     bundle: BundleName,
-    out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="HTML file to write", callback=writable)] = Path("report.html"),
     split: Annotated[str, typer.Option(help="valid or test")] = "test",
     keep_seen: KeepSeen = False,
     baselines: Annotated[
@@ -290,7 +289,7 @@ def recommend(
     if as_json:
         typer.echo(json.dumps(answer.to_json(), ensure_ascii=False, indent=2))
     else:
-        _show(recommender, ids, answer)
+        show_answer(recommender, ids, answer)
 
 
 @app.command()
@@ -392,19 +391,12 @@ def main() -> None:
     try:
         app(arguments)
     except InputError as error:
-        _fail(f"error: {error}", 2, debug)
+        fail(f"error: {error}", 2, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `recsys ... | head` is no failure
         sys.exit(0)
     except Exception as error:
-        _fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1, debug)
-
-
-def _fail(message: str, code: int, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    typer.echo(message, err=True)
-    sys.exit(code)
+        fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1, debug)
 
 
 def _say(line: str) -> None:
@@ -439,29 +431,6 @@ def _recommender(bundle: str, backend: str | None, tracking_uri: str | None) -> 
 
 def _prepared(recommender: Recommender, data: Path | None) -> PreparedData:
     return recommender.bundle.prepared_data(data)
-
-
-def _show(recommender: Recommender, history: list[int | str], answer: Recommendations) -> None:
-    """History and answer as tables."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    titles = dict(zip(history, recommender.titles(history), strict=True))
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    shown = [
-        f"{item_id} {titles[item_id] or ''}".strip() for item_id in history if item_id not in answer.unknown
-    ]
-    console.print("after: " + ", ".join(shown[-5:]) if shown else "after an empty history", markup=False)
-    if answer.unknown:
-        console.print(f"unknown, ignored: {', '.join(map(str, answer.unknown))}", markup=False)
-    if answer.fallback:
-        console.print(f"no known item in the history: this is {answer.fallback}", markup=False)
-    table = Table("rank", "item", "title", "score", title=f"model version {answer.model_version}")
-    for rank, item in enumerate(answer.items, start=1):
-        # Text, not str: square brackets in a title are no markup.
-        table.add_row(str(rank), Text(str(item.id)), Text(item.title or ""), f"{item.score:.4f}")
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from recsys.errors import InputError
+from recsys.overrides import DEFAULT_MODEL, apply_overrides, parse_yaml
 
 
 class Config(BaseModel):
@@ -242,6 +243,7 @@ class TrackingConfig(Config):
     )
     experiment: str | None = Field(None, description="MLflow experiment; default: the configuration's name")
     registered_model: str | None = Field(None, description="registry name; default: the configuration's name")
+    report: bool = Field(True, description="write report.html after training an encoder, and record it")
 
 
 class ExperimentConfig(Config):
@@ -291,7 +293,7 @@ def load_config(file: Path | str, overrides: list[str] | tuple[str, ...] = ()) -
         InputError: the file is missing or not YAML, a key is unknown, or a value is of the wrong type.
     """
     try:
-        tree = _yaml(Path(file).read_text(encoding="utf-8"))
+        tree = parse_yaml(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"there is no configuration {file}; the ready ones are under configs/") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -299,8 +301,7 @@ def load_config(file: Path | str, overrides: list[str] | tuple[str, ...] = ()) -
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{file} holds {found}; expected sections such as `data:` and `model:`")
-    for override in overrides:
-        _apply(tree, override)
+    apply_overrides(tree, overrides)
     return build_config(tree, where=str(file))
 
 
@@ -319,7 +320,7 @@ def build_config(tree: dict[str, Any], where: str) -> ExperimentConfig:
         if isinstance(expanded.get(section), str):
             expanded[section] = {tag: expanded[section]}
     if isinstance(expanded.get("model"), dict):
-        expanded["model"] = {"name": "bert4rec", **expanded["model"]}
+        expanded["model"] = {"name": DEFAULT_MODEL, **expanded["model"]}
     if isinstance(expanded.get("split"), dict) and "kind" not in expanded["split"]:
         kinds = ", ".join(sections_of(SplitConfig))
         raise InputError(f"`split` in {where} has settings but no `kind`; set split.kind to one of {kinds}")
@@ -327,21 +328,6 @@ def build_config(tree: dict[str, Any], where: str) -> ExperimentConfig:
         return ExperimentConfig.model_validate(expanded)
     except ValidationError as error:
         raise InputError("; ".join(_explain(item, where) for item in error.errors())) from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose numbers may be written `2e-3`, which YAML 1.1 takes for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _yaml(text: str) -> Any:  # noqa: ANN401 -- whatever the text says
-    return yaml.load(text, _Loader)  # a safe loader: it makes plain values only
 
 
 def setting_differences(left: Any, right: Any, path: str = "") -> list[str]:  # noqa: ANN401 -- any JSON value
@@ -353,28 +339,6 @@ def setting_differences(left: Any, right: Any, path: str = "") -> list[str]:  # 
         )
         return [difference for part in parts for difference in part]
     return [] if left == right else [f"{path} was {left!r}, is {right!r}"]
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise InputError(f"override `{override}` has no `=`; expected key=value, such as training.epochs=5")
-    *sections, leaf = key.split(".")
-    branch = tree
-    for section in sections:
-        below = branch.setdefault(section, {})
-        if isinstance(below, str) and section in ("model", "split"):
-            below = branch[section] = {"name" if section == "model" else "kind": below}
-        if not isinstance(below, dict):
-            raise InputError(f"override `{override}`: `{section}` is a value, not a section")
-        branch = below
-    try:
-        value = _yaml(text)
-    except yaml.YAMLError:
-        value = text  # such as a time format, which begins with YAML's reserved `%`
-    if key in ("model.name", "split.kind") and branch.get(leaf) != value:
-        branch.clear()  # another model or split: the settings of the file's one mean nothing to it
-    branch[leaf] = value
 
 
 def _explain(error: Any, where: str) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails

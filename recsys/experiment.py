@@ -18,6 +18,7 @@ from recsys.config import BERT4RecConfig, ExperimentConfig, setting_differences,
 from recsys.dataset import PreparedData, Split
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
+from recsys.history import HISTORY_FILE, append_epoch, read_history
 from recsys.index import build_index
 from recsys.models import ANSWERS_SEEN, COUNTING, fit_counting
 from recsys.models.protocol import Model
@@ -27,7 +28,6 @@ from recsys.tracking import TrackedRun, track_run
 from recsys.training import fit_encoder
 
 STATE_FILE = "run.json"
-HISTORY_FILE = "history.jsonl"
 CHECKPOINTS = "checkpoints"
 
 Say = Callable[[str], None]
@@ -72,7 +72,7 @@ def train(
             resume was made by another configuration or from other data.
     """
     data = PreparedData.load(config.prepared_path)
-    _check_settings(config, data)
+    check_settings(config, data)
     folder = config.output_path / "final" if final else config.output_path
     chosen = _chosen_by_validation(config, data) if final else None
     state = _State.open(folder, config, data, resume=resume)
@@ -100,20 +100,21 @@ def train(
             run.log_curves(history)
         version = run.log_bundle(bundle)
         say(f"bundle {bundle}, version {version} of the registered model {run.model_name}")
-        if config.model.name not in COUNTING and len(data.targets("test").rows):
-            run.log_file(write_report(bundle, folder / "report.html", data=data.path))
-            say(f"report {folder / 'report.html'}")
+        if config.tracking.report and config.model.name not in COUNTING and len(data.targets("test").rows):
+            _report(run, bundle, folder / "report.html", data, say)
     model_version = Bundle.load(bundle).model_version
     return Trained(bundle, run.run_id, model_version, best_epoch, metrics, seconds)
 
 
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """Metrics of each epoch of a run folder, the latest word on an epoch that was run twice."""
-    file = folder / HISTORY_FILE
-    if not file.exists():
-        return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return [row for _, row in sorted({int(row["epoch"]): row for row in rows}.items())]
+def _report(run: TrackedRun, bundle: Path, file: Path, data: PreparedData, say: Say) -> None:
+    """Write the report and record it; a training that is done does not fail for want of a page about it."""
+    say("measuring the baselines for the report")
+    try:
+        run.log_file(write_report(bundle, file, data=data.path))
+    except Exception as error:
+        say(f"note: no report was written: {type(error).__name__}: {error}; try `recsys report {bundle}`")
+        return
+    say(f"report {file}")
 
 
 def _fit(
@@ -134,8 +135,7 @@ def _fit(
     assert isinstance(config.model, BERT4RecConfig)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        with (folder / HISTORY_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
+        append_epoch(folder, epoch, metrics)
         run.log_epoch(epoch, metrics)
 
     validation = None if chosen else data.targets("valid")
@@ -200,7 +200,7 @@ def _chosen_by_validation(config: ExperimentConfig, data: PreparedData) -> Bundl
     return bundle
 
 
-def _check_settings(config: ExperimentConfig, data: PreparedData) -> None:
+def check_settings(config: ExperimentConfig, data: PreparedData) -> None:
     """Refuse data that was prepared in another way than the configuration says."""
     stated = data.manifest.get("settings", {})
     asked = config.model_dump(mode="json")

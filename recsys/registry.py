@@ -282,7 +282,16 @@ def _better(
 def _better_as_stored(
     candidate: ModelVersion, champion: ModelVersion, metric: str, reason: str
 ) -> tuple[bool, str]:
-    """The stored figures alone, which have no interval."""
+    """The stored figures alone, which have no interval.
+
+    Raises:
+        InputError: a figure is missing, or one was measured with seen items kept and the other without.
+    """
+    if (candidate.tags.get("model") == "replay") != (champion.tags.get("model") == "replay"):
+        raise InputError(
+            f"versions {candidate.version} and {champion.version} of {champion.name} were measured "
+            "by different rules (replay keeps seen items); promote without --if-better"
+        )
     ours, theirs = _comparable(candidate, champion, metric)
     better = ours > theirs
     words = (

@@ -17,8 +17,8 @@ import pytest
 from data_prep.sample import write_sample
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
-from recsys.experiment import read_history
 from recsys.floors import FLOORS
+from recsys.history import read_history
 from recsys.sequences import Ragged
 from tests.benchmarks import peers, results
 from tests.benchmarks.measure import rules_of
@@ -158,7 +158,10 @@ def test_a_killed_benchmark_goes_on_where_it_stopped(
     assert {found["model"] for found in added} == {*FLOORS, "BERT4Rec"}
     assert {found["seen_items"] for found in added} == {"kept"}
     assert added[-1]["seconds"] == trained["seconds"]  # the model was there: nothing was trained again
-    assert training_seconds(tmp_path / "results.jsonl", "sample") == round(trained["seconds"])
+    asked = (tmp_path / "results.jsonl", "sample", trained["digest"])
+    assert training_seconds(*asked, trained["settings"]) == round(trained["seconds"])
+    with pytest.raises(InputError, match="no row of our own encoder with these settings"):
+        training_seconds(*asked, "other settings")
 
 
 def test_bad_usage_is_one_line_before_anything_is_trained(

@@ -67,6 +67,16 @@ def test_evaluate_prints_and_writes_what_it_measured(bundle: Bundle, tmp_path: P
     assert f"hr@10 {result['metrics']['hr@10']:.4f}" in done.stdout
 
 
+def test_where_a_result_goes_is_checked_before_the_work(bundle: Bundle, tmp_path: Path) -> None:
+    for file, message in ((tmp_path / "no/out.json", "there is no folder"), (tmp_path, "it is a folder")):
+        done = recsys("evaluate", bundle.folder, "--json", file)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
+    done = recsys("floors", bundle.manifest["data"]["path"], "no.such.key=1")
+    assert done.returncode == 2
+    assert "takes no settings (no.such.key=1)" in done.stderr
+
+
 def test_index_is_built_and_measured(bundle: Bundle) -> None:
     done = recsys("index", bundle.folder, "--recall", "0.95", "--backend", "auto")
     assert done.returncode == 0, done.stderr

@@ -70,6 +70,14 @@ def test_overrides_reach_sections_that_the_file_leaves_out(tmp_path: Path) -> No
         load_config(file, ["split.valid_from=0.7"])
 
 
+def test_the_model_is_chosen_before_its_settings(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("name: x\ndata: {path: log.csv}\n")
+    model = load_config(file, ["model.dim=16", "model.name=bert4rec"]).model
+    assert getattr(model, "dim", None) == 16
+    assert load_config(file, ["model.history=all", "model=item_knn"]).model.name == "item_knn"
+
+
 def test_epochs_that_no_validation_sees_are_refused() -> None:
     with pytest.raises(InputError, match="epochs 9 is not a multiple of validate_every 5"):
         build_config(tree(training={"epochs": 9, "validate_every": 5}), where="x.yaml")

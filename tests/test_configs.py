@@ -16,7 +16,8 @@ from recsys.config import ExperimentConfig, build_config, load_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.evaluation import evaluate_bundle
-from recsys.experiment import STATE_FILE, read_history, train
+from recsys.experiment import STATE_FILE, train
+from recsys.history import read_history
 from recsys.mlflow_session import mlflow_session
 from recsys.models import ANSWERS_SEEN, COUNTING, ENCODERS
 from recsys.quickstart import configuration
@@ -148,6 +149,22 @@ def test_a_new_training_leaves_nothing_of_the_old_one_to_resume(
         with pytest.raises(KeyboardInterrupt):
             train(other)
     assert not (config.output_path / "checkpoints").exists()
+
+
+def test_a_finished_training_does_not_fail_for_its_report(
+    stand_in: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in)
+    prepare(config)
+    lines: list[str] = []
+    assert "<html" in (train(config).bundle.parent / "report.html").read_text()
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("recsys.experiment.write_report", broken)
+    assert train(config, say=lines.append).bundle.is_dir()
+    assert any("no report was written: OSError: the disk is full" in line for line in lines)
 
 
 def test_data_prepared_in_another_way_is_refused(stand_in: dict[str, object]) -> None:

@@ -175,6 +175,6 @@ def _baselines(
 
 def _history(bundle: Bundle) -> list[dict[str, float]]:
     # Here and not above: an experiment writes a report when it ends.
-    from recsys.experiment import read_history
+    from recsys.history import read_history
 
     return read_history(bundle.folder.resolve().parent)

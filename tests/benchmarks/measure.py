@@ -14,7 +14,8 @@ from recsys.config import ExperimentConfig, ModelConfig, build_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evaluate
-from recsys.experiment import HISTORY_FILE, STATE_FILE, train
+from recsys.experiment import STATE_FILE, train
+from recsys.history import HISTORY_FILE
 from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting
 from recsys.models.protocol import Model
 from recsys.tracking import environment

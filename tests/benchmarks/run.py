@@ -26,7 +26,14 @@ from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.floors import FLOORS
 from tests.benchmarks import peers, results
-from tests.benchmarks.measure import Board, measure_encoder, measure_floor, measure_peer, rules_of
+from tests.benchmarks.measure import (
+    Board,
+    measure_encoder,
+    measure_floor,
+    measure_peer,
+    rules_of,
+    settings_hash,
+)
 
 ENCODERS = {"BERT4Rec": "bert4rec"}
 """Label -> `model.name`; the settings are the configuration's own."""
@@ -83,29 +90,34 @@ def peer_jobs(options: argparse.Namespace, board: Board) -> list[Callable[[], No
         raise InputError(f"the libraries' benchmark has no data set {board.name}; known: {known}")
 
     def job() -> None:
-        seconds = options.seconds or training_seconds(options.results, board.name)
+        config = load_config(options.config, options.overrides)
+        seconds = options.seconds or training_seconds(
+            options.results, board.name, board.data.digest[:12], settings_hash(config)
+        )
         for peer in peers.parse_peers(options.peers, seconds, options.peer_seeds):
             measure_peer(peer, board, options.bench, options.bench_dir, options.work / board.name)
 
     return [job]
 
 
-def training_seconds(file: Path, data: str) -> int:
-    """Mean training time of our own encoders on this data: what a library gets too.
+def training_seconds(file: Path, data: str, digest: str, settings: str) -> int:
+    """Mean training time of our encoder with these settings on this data: what a library gets too.
 
     Raises:
         InputError: there is no row of them yet.
     """
-    found = [
-        float(row["seconds"])
+    asked = (results.OURS, data, digest, settings)
+    found = {
+        row["seed"]: float(row["seconds"])
         for row in results.read(file)
-        if (row["data"], row["library"]) == (data, results.OURS) and row["model"] in ENCODERS
-    ]
+        if (row["library"], row["data"], row["digest"], row["settings"]) == asked
+    }
     if not found:
         raise InputError(
-            f"{file} has no row of our own encoder on {data}; measure it first, or give --seconds"
+            f"{file} has no row of our own encoder with these settings on {data}; measure it first, "
+            "or give --seconds"
         )
-    return round(sum(found) / len(found))
+    return round(sum(found.values()) / len(found))
 
 
 def parser() -> argparse.ArgumentParser:
