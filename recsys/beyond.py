@@ -71,19 +71,24 @@ def novelty(lists_TK: NDArray[np.int32], counts_V: NDArray[np.int64]) -> float:
     return _nan_mean(_list_means(lists_TK, bits))
 
 
-def popularity_lift(lists_TK: NDArray[np.int32], histories: Ragged, counts_V: NDArray[np.int64]) -> float:
+def popularity_lift(
+    lists_TK: NDArray[np.int32], histories: Ragged, counts_V: NDArray[np.int64]
+) -> float | None:
     """(GAP of the lists - GAP of the histories) / GAP of the histories; 0 is no lift, 1 twice as popular.
 
     GAP, the group average popularity, is the mean over users of the mean training count of their items
     (Abdollahpouri et al. 2020, "The connection between popularity bias, calibration, and fairness in
-    recommendation", equations 2 and 3). Users without a history are left out of both.
+    recommendation", equations 2 and 3). Users without a history are left out of both. None where
+    there is nothing to compare: no history, none with an item of training, or no list.
     """
     with_history = histories.lengths > 0
     counts = counts_V.astype(np.float64)
     sums = np.add.reduceat(np.r_[counts[histories.values - 1], 0.0], histories.offsets[:-1])
     profile = _nan_mean(sums[with_history] / histories.lengths[with_history])
-    listed = _nan_mean(_list_means(lists_TK[with_history], counts))
-    return (listed - profile) / profile if profile > 0 else 0.0
+    listed_T = _list_means(lists_TK[with_history], counts)
+    if profile == 0 or np.isnan(listed_T).all():
+        return None
+    return (_nan_mean(listed_T) - profile) / profile
 
 
 def diversity(lists_TK: NDArray[np.int32], features_VA: Features) -> float:
@@ -111,17 +116,22 @@ def diversity(lists_TK: NDArray[np.int32], features_VA: Features) -> float:
 
 
 def repeat_rate(lists_TK: NDArray[np.int32], histories: Ragged) -> float:
-    """Share of the listed items that the user's history holds; 0 where seen items are taken out."""
-    repeated = listed = 0
+    """Mean over users of the share of their list that their history holds; 0 where seen items are taken out.
+
+    Empty lists are left out.
+    """
+    shares = []
     width = int(max(lists_TK.max(initial=0), histories.values.max(initial=0))) + 1
     for start in range(0, len(lists_TK), USERS_PER_BLOCK):
         lists = lists_TK[start : start + USERS_PER_BLOCK]
         seen = histories.take(np.arange(start, start + len(lists)))
         rows, places = np.nonzero(lists)
         keys = rows * width + lists[rows, places]
-        repeated += int(np.isin(keys, seen.rows * width + seen.values).sum())
-        listed += len(keys)
-    return repeated / max(listed, 1)
+        again = np.isin(keys, seen.rows * width + seen.values)
+        listed_B = np.bincount(rows, minlength=len(lists))
+        repeated_B = np.bincount(rows[again], minlength=len(lists))
+        shares.append(repeated_B[listed_B > 0] / listed_B[listed_B > 0])
+    return _nan_mean(np.concatenate([np.empty(0), *shares]))
 
 
 def attribute_features(items: pa.Table) -> sp.csr_array | None:

@@ -10,12 +10,15 @@ Shapes: `N` users, `M` metrics, `U` distinct rows, `R` resamples.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 1000
+FEWEST_USERS = 30
+"""Fewer tell too little of their kind for an interval."""
 MOST_DISTINCT = 10_000
 CELLS_PER_DRAW = 1 << 20
 NORMAL_975 = 1.959963984540054
@@ -26,18 +29,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over users with its 95% interval."""
+    """A mean over users with its 95% interval; NaN bounds, equal to nothing, where there is none."""
 
     mean: float
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float]:
-        """Plain dictionary."""
-        return {"mean": self.mean, "low": self.low, "high": self.high}
+    def to_json(self, absent: float | None = math.nan) -> dict[str, float | None]:
+        """Plain dictionary, with `absent` for bounds that there are not."""
+        low, high = (absent if math.isnan(bound) else bound for bound in (self.low, self.high))
+        return {"mean": self.mean, "low": low, "high": high}
+
+    def text(self, signs: str = "") -> str:
+        """Mean and interval, a dash where there is none; `signs` is `+` for a difference."""
+        bounds = "-" if math.isnan(self.low) else f"{self.low:{signs}.4f}, {self.high:{signs}.4f}"
+        return f"{self.mean:{signs}.4f} [{bounds}]"
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        return self.text()
 
 
 class Bootstrap:
@@ -59,7 +68,7 @@ class Bootstrap:
         self._rows_UM = table_NM[first]
 
     def intervals(self, users: NDArray[np.bool_] | None = None) -> dict[str, Interval]:
-        """Mean and interval of every metric.
+        """Mean and interval of every metric; below `FEWEST_USERS` the mean alone.
 
         Args:
             users: (N,) the part to look at, at least one; default: all.
@@ -69,7 +78,9 @@ class Bootstrap:
         present = np.flatnonzero(counts)
         rows, counts = self._rows_UM[present], counts[present]
         means = counts @ rows / len(codes)
-        if len(present) > MOST_DISTINCT:
+        if len(codes) < FEWEST_USERS:
+            low = high = np.full(len(self.names), np.nan)
+        elif len(present) > MOST_DISTINCT:
             spread = np.sqrt(counts @ np.square(rows - means)) / len(codes)
             low, high = means - NORMAL_975 * spread, means + NORMAL_975 * spread
         else:

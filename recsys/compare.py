@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from recsys.bootstrap import Bootstrap, Interval
+from recsys.bootstrap import FEWEST_USERS, Bootstrap, Interval
 from recsys.bundle import Bundle
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.evaluation import CUTOFFS, Evaluation, evaluate_bundle
+from recsys.evaluation import CUTOFFS, LARGEST_CUTOFF, Evaluation, evaluate_bundle
 
 METRICS = ("hr@10", "ndcg@10")
+LEGEND = (
+    "*: the 95% interval leaves 0 out; intervals are per slice, not corrected for looking at many; "
+    f"[-]: none below {FEWEST_USERS} users"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Comparison:
     def verdict(self, metric: str) -> str:
         """One sentence: which is better and by how much, or that no difference can be shown."""
         found = self.differences[metric]
-        by = f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+        by = found.text("+")
         if found.low > 0:
             return f"{self.b} is better than {self.a} in {metric}: {by}"
         if found.high < 0:
@@ -70,11 +73,10 @@ class Comparison:
             lines.append(f"  by {name}:")
             for part, (users, differences) in parts.items():
                 shown = "  ".join(
-                    f"{metric} {found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{_mark(found)}"
-                    for metric, found in differences.items()
+                    f"{metric} {found.text('+')}{_mark(found)}" for metric, found in differences.items()
                 )
                 lines.append(f"    {part:6} {users:>9,} users  {shown}")
-        return lines
+        return [*lines, f"  {LEGEND}"] if self.slices else lines
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for a JSON file."""
@@ -123,12 +125,13 @@ def compare(
     Raises:
         InputError: the two were not measured on the same users in the same way, or lack a metric.
     """
-    settings = [(one.split, one.protocol, one.exclude_seen) for one in (a, b)]
-    if settings[0] != settings[1] or not np.array_equal(a.rows, b.rows):
-        raise InputError(
-            f"{names[0]} was measured on {a.users:,} users as {settings[0]}, {names[1]} on {b.users:,} "
-            f"users as {settings[1]}; a paired comparison needs the same users, split and protocol"
-        )
+    ours, theirs = _pairing(a), _pairing(b)
+    for what, value in ours.items():
+        if theirs[what] != value:
+            raise InputError(
+                f"{names[0]} was measured with {what} {value}, {names[1]} with {theirs[what]}; a paired "
+                "comparison needs the same users, split and protocol: evaluate both in one way"
+            )
     for metric in metrics:
         if metric not in a.per_user or metric not in b.per_user:
             both = ", ".join(name for name in a.per_user if name in b.per_user)
@@ -189,6 +192,18 @@ def compare_bundles(
     return compare(first, second, metrics=metrics, names=(_name(a), _name(b)), seed=seed)
 
 
+def _pairing(one: Evaluation) -> dict[str, object]:
+    """All that two evaluations must share for their users to be pairs."""
+    return {
+        "split": one.split,
+        "protocol": one.protocol,
+        "seen items": "removed" if one.exclude_seen else "kept",
+        "data": one.data_digest,
+        "users and targets": one.asked_digest,
+        "seed of the negatives": None if one.protocol == "full" else one.seed,
+    }
+
+
 def _prepared(a: Bundle, b: Bundle, data: Path | None) -> PreparedData:
     try:
         return a.prepared_data(data)
@@ -203,10 +218,13 @@ def _name(bundle: Bundle) -> str:
 
 
 def _cutoff(metric: str) -> int:
-    _, _, k = metric.partition("@")
-    if not k.isdigit() or int(k) < 1:
-        raise InputError(f"`{metric}` is no metric; expected a name and a cutoff, such as ndcg@10")
-    return int(k)
+    found = re.fullmatch(r"\w+@([1-9][0-9]{0,3})", metric)
+    if not found or int(found[1]) > LARGEST_CUTOFF:
+        raise InputError(
+            f"`{metric}` is no metric; expected a name and a cutoff from 1 to {LARGEST_CUTOFF:,}, "
+            "such as ndcg@10"
+        )
+    return int(found[1])
 
 
 def _mark(found: Interval) -> str:
@@ -215,4 +233,5 @@ def _mark(found: Interval) -> str:
 
 
 def _difference(found: Interval) -> dict[str, Any]:
-    return {"difference": found.mean, "low": found.low, "high": found.high}
+    bounds = found.to_json(absent=None)
+    return {"difference": bounds.pop("mean"), **bounds}

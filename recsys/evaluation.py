@@ -5,6 +5,7 @@ Shapes: `T` users that have a target, `E` targets of all of them, `V` items.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from recsys.dataset import PreparedData, Split, Targets
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
 from recsys.metrics import user_metrics
+from recsys.models import ANSWERS_SEEN
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
@@ -43,6 +45,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 CUTOFFS = (5, 10, 20)
+LARGEST_CUTOFF = 1000
 ALL = "all"
 TRAINED = "trained targets"
 
@@ -63,6 +66,8 @@ class Evaluation:
         seed: of sampled negatives and of the intervals' resamples.
         seconds: wall time of ranking and measuring, without the intervals.
         rows: (T,) the users' rows in the prepared data's sequences.
+        data_digest: of the prepared data.
+        asked_digest: SHA-256 of the users' rows and their targets.
         per_user: by metric (`hr@10`), (T,) values aligned with `rows`.
         trained: the same of the users whose next item occurs in training, other targets that do not left out.
         slices: (T,) masks by slicing and slice, see `recsys.slices`.
@@ -78,6 +83,8 @@ class Evaluation:
     seed: int
     seconds: float
     rows: NDArray[np.int64]
+    data_digest: str
+    asked_digest: str
     per_user: dict[str, Floats]
     trained: dict[str, Floats]
     slices: Slices
@@ -100,11 +107,15 @@ class Evaluation:
         """Means over all users with 95% bootstrap intervals over users."""
         return self._bootstrap.intervals()
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain dictionary for a JSON file, with the intervals of all rows and slices."""
-        rows = {ALL: _row(self.intervals, self.users)}
+    def to_json(self, absent: float | None = None) -> dict[str, Any]:
+        """Plain dictionary for a JSON file, with the intervals of all rows and slices.
+
+        Args:
+            absent: what stands for the bounds of an interval that there is not, for want of users.
+        """
+        rows = {ALL: _row(self.intervals, self.users, absent)}
         if trained := len(next(iter(self.trained.values()))):
-            rows[TRAINED] = _row(Bootstrap(self.trained, self.seed).intervals(), trained)
+            rows[TRAINED] = _row(Bootstrap(self.trained, self.seed).intervals(), trained, absent)
         return {
             "split": self.split,
             "protocol": self.protocol,
@@ -120,7 +131,7 @@ class Evaluation:
             "diversity_by": self.diversity_by,
             "slices": {
                 name: {
-                    part: _row(self._bootstrap.intervals(mask), int(mask.sum()))
+                    part: _row(self._bootstrap.intervals(mask), int(mask.sum()), absent)
                     for part, mask in parts.items()
                 }
                 for name, parts in self.slices.items()
@@ -215,6 +226,8 @@ def evaluate(
         cutoffs=cutoffs,
         seed=seed,
         rows=targets.rows,
+        data_digest=data.digest,
+        asked_digest=_digest(targets.rows, asked.offsets, asked.values),
         per_user=user_metrics(ranks.above, ranks.level, ranks.offsets, cutoffs),
         trained=_trained_metrics(ranks, asked, counts_V, cutoffs),
         slices=user_slices(data, targets, counts_V),
@@ -236,10 +249,11 @@ def evaluate_bundle(
     seed: int = 0,
     negatives: Path | None = None,
 ) -> Evaluation:
-    """Measure a bundle on a prepared data set that has its vocabulary; see `evaluate`.
+    """Measure a bundle on the prepared data set that it was trained on; see `evaluate`.
 
     Raises:
-        InputError: the bundle has seen the targets (`train --final`), or the split is unknown.
+        InputError: the bundle has seen the targets (`train --final`), was trained on other data or has
+            nothing to say under `exclude_seen`, or the split is unknown.
     """
     if split not in get_args(Split):
         raise InputError(f"split `{split}` is unknown; known: {', '.join(get_args(Split))}")
@@ -247,6 +261,12 @@ def evaluate_bundle(
         raise InputError(
             f"{bundle.folder} was fitted on all events, the {split} targets included (train --final): "
             "measuring it on them says nothing; evaluate the bundle of the run without --final"
+        )
+    check_trained_on(bundle, data)
+    if exclude_seen and protocol == "full" and bundle.config.model.name in ANSWERS_SEEN:
+        raise InputError(
+            f"model `{bundle.config.model.name}` recommends the items of the history again, and leaving out "
+            "what was seen leaves it nothing to say; keep seen items (--keep-seen, exclude_seen=False)"
         )
     return evaluate(
         bundle.model,
@@ -260,11 +280,26 @@ def evaluate_bundle(
     )
 
 
+def check_trained_on(bundle: Bundle, data: PreparedData) -> None:
+    """Refuse data that the bundle was not trained on: what is a target here it may have seen there.
+
+    Raises:
+        InputError: the digests differ.
+    """
+    stated = str(bundle.manifest["data"]["content_digest"])
+    if data.digest != stated:
+        raise InputError(
+            f"{data.path} has content {data.digest[:12]}, but {bundle.folder} was trained on {stated[:12]} "
+            "and may have seen the targets; measure it on the data that it was trained on (leave --data out, "
+            "or name a copy), or train on this one"
+        )
+
+
 def _check(protocol: str, cutoffs: tuple[int, ...], negatives: Path | None) -> None:
     if protocol not in get_args(Protocol):
         raise InputError(f"protocol `{protocol}` is unknown; known: {', '.join(get_args(Protocol))}")
-    if not cutoffs or min(cutoffs) < 1:
-        raise InputError(f"cutoffs are {cutoffs}; expected one or more numbers from 1")
+    if not cutoffs or min(cutoffs) < 1 or max(cutoffs) > LARGEST_CUTOFF:
+        raise InputError(f"cutoffs are {cutoffs}; expected one or more numbers from 1 to {LARGEST_CUTOFF:,}")
     if negatives is not None and protocol == "full":
         raise InputError(
             f"the full ranking has no sampled negatives to keep in {negatives}; name a sampled protocol "
@@ -302,5 +337,10 @@ def _trained_metrics(
     return user_metrics(ranks.above[kept_E], ranks.level[kept_E], offsets, cutoffs)
 
 
-def _row(intervals: dict[str, Interval], users: int) -> dict[str, Any]:
-    return {"users": users, "metrics": {name: each.to_json() for name, each in intervals.items()}}
+def _row(intervals: dict[str, Interval], users: int, absent: float | None) -> dict[str, Any]:
+    return {"users": users, "metrics": {name: each.to_json(absent) for name, each in intervals.items()}}
+
+
+def _digest(*arrays: NDArray[np.integer[Any]]) -> str:
+    """SHA-256 of whole numbers, whatever their width."""
+    return hashlib.sha256(b"".join(each.astype("<i8").tobytes() for each in arrays)).hexdigest()

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -116,29 +117,36 @@ def stored_negatives(
     data's items.parquet), one row a user.
 
     Raises:
-        InputError: the file is of other data, another split, protocol or seed, or cannot be read.
+        InputError: the file is of other data, another split, protocol or seed, or cannot be read; or the
+            folder to write it to is missing.
     """
     if file is None:
         return sampled_negatives(data, split, protocol, seed)
     targets = data.targets(split)
     facts = {"data": data.digest, "split": split, "protocol": protocol, "seed": str(seed)}
     if file.exists():
-        return _read_negatives(file, facts, len(targets.rows))
+        return _read_negatives(file, facts, len(targets.rows), len(data.vocabulary))
+    if not file.parent.is_dir():
+        raise InputError(f"there is no folder {file.parent} to write the negatives {file.name} to; make it")
     negatives = sampled_negatives(data, split, protocol, seed)
     columns = {
         "sequence": data.ids.take(pa.array(targets.rows)),
         "target": pa.array(targets.items),
         "negatives": pa.FixedSizeListArray.from_arrays(pa.array(negatives.ravel()), NEGATIVES),
     }
-    pq.write_table(pa.table(columns).replace_schema_metadata(facts), file)
+    draft = file.with_name(f".{file.name}.tmp")
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), draft)
+    draft.replace(file)
     return negatives
 
 
-def _read_negatives(file: Path, facts: dict[str, str], users: int) -> NDArray[np.int32]:
+def _read_negatives(file: Path, facts: dict[str, str], users: int, n_items: int) -> NDArray[np.int32]:
     remedy = "name another file, which is then written, or remove this one"
     try:
         table = pq.read_table(file)
         lists = table["negatives"].combine_chunks()
+        full = len(lists) == users and pc.all(pc.equal(pc.list_value_length(lists), NEGATIVES)).as_py()
+        values = np.asarray(pc.list_flatten(lists))
     except (OSError, pa.ArrowException, KeyError) as error:
         raise InputError(f"{file} holds no negatives ({error}); {remedy}") from error
     stored = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items()}
@@ -148,7 +156,13 @@ def _read_negatives(file: Path, facts: dict[str, str], users: int) -> NDArray[np
                 f"the negatives in {file} are of {key} {stored.get(key, 'unknown')[:12]}, and {wanted[:12]} "
                 f"was asked for; {remedy}"
             )
-    return np.asarray(lists.flatten(), dtype=np.int32).reshape(users, -1)
+    whole = full and not lists.null_count and len(values) == users * NEGATIVES and values.dtype.kind in "iu"
+    if not whole or values.min(initial=1) < 1 or values.max(initial=1) > n_items:
+        raise InputError(
+            f"the negatives in {file} are damaged; expected {users:,} rows of {NEGATIVES} item indices from "
+            f"1 to {n_items:,}: {remedy}"
+        )
+    return values.astype(np.int32).reshape(users, NEGATIVES)
 
 
 def _first_occurrences(values_BQ: NDArray[np.int64]) -> NDArray[np.bool_]:

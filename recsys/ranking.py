@@ -91,9 +91,10 @@ def score_blocks(
     """
     if not isinstance(model, Encoder):
         score = score_function(model) if isinstance(model, CountingModel) else model
+        copy = True if score is model else None  # a scorer may keep what it gave
         for places in chunks(targets, n_items):
-            scores = np.ascontiguousarray(score(targets.histories.take(places)), dtype=np.float32)
-            yield places, torch.from_numpy(scores)
+            scores = score(targets.histories.take(places))
+            yield places, torch.from_numpy(np.array(scores, dtype=np.float32, order="C", copy=copy))
         return
     table_DV = model.item_table().detach().float().T.contiguous()
     blocks = list(chunks(targets, n_items))

@@ -19,18 +19,17 @@ Slices = dict[str, dict[str, NDArray[np.bool_]]]
 
 
 def popularity_classes(counts_V: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(V,) 0 head, 1 torso, 2 tail, by the training events of items at least as popular.
+    """(V,) 0 head, 1 torso, 2 tail, by the training events of more popular items.
 
-    An item belongs where the events of the items before it, in order of count and then of index, end; an
-    item without an event is tail.
+    An item belongs where the events of all items of a higher count end, so that items of equal count are of
+    one class; an item without an event is tail.
     """
-    order = np.argsort(-counts_V, kind="stable")
-    before = np.cumsum(counts_V[order]) - counts_V[order]
-    share = before / max(int(counts_V.sum()), 1)
-    classes = np.empty(len(counts_V), dtype=np.int64)
-    classes[order] = (share >= HEAD).astype(np.int64) + (share >= TORSO)
-    classes[counts_V == 0] = 2
-    return classes
+    levels, level_V, items = np.unique(-counts_V, return_inverse=True, return_counts=True)
+    events = -levels * items
+    share = (np.cumsum(events) - events) / max(int(events.sum()), 1)
+    classes: NDArray[np.int64] = (share >= HEAD).astype(np.int64) + (share >= TORSO)
+    classes[levels == 0] = 2
+    return np.take(classes, level_V)
 
 
 def user_slices(data: PreparedData, targets: Targets, counts_V: NDArray[np.int64]) -> Slices:

@@ -19,6 +19,7 @@ from recsys.beyond import (
 )
 from recsys.evaluation import evaluate
 from recsys.sequences import Ragged
+from recsys.slices import popularity_classes
 from tests.worlds import encoder_bundle, prepared, ring
 
 
@@ -45,6 +46,15 @@ def test_popularity_lift_is_relative_to_the_histories() -> None:
     histories = Ragged.of([[2, 2], [3], []])  # means 2 and 6; the last user has none
     assert popularity_lift(lists([1, 1], [1, 3], [2, 2]), histories, counts) == pytest.approx((9 - 4) / 4)
     assert popularity_lift(lists([2], [3], [1]), histories, counts) == pytest.approx(0)
+    unknown = np.array([0, 0, 6])
+    assert popularity_lift(lists([3], [3]), Ragged.of([[1], [2]]), unknown) is None
+    assert popularity_lift(lists([3]), Ragged.of([[]]), counts) is None
+    assert popularity_lift(lists([0]), Ragged.of([[1]]), counts) is None
+
+
+def test_items_of_equal_count_are_of_one_class() -> None:
+    assert popularity_classes(np.array([1, 1, 4, 1, 0, 1])).tolist() == [1, 1, 0, 1, 2, 1]
+    assert popularity_classes(np.array([2, 10, 1, 1, 2])).tolist() == [1, 0, 2, 2, 1]
 
 
 def test_diversity_is_1_minus_the_mean_cosine_of_pairs() -> None:
@@ -83,8 +93,9 @@ def test_attributes_are_lists_and_shared_texts() -> None:
     assert attribute_features(items.select(["index", "id", "count", "title", "text", "year"])) is None
 
 
-def test_repeats_are_counted() -> None:
-    assert repeat_rate(lists([1, 2], [3, 0]), Ragged.of([[2, 7], [1]])) == pytest.approx(1 / 3)
+def test_repeats_are_a_mean_over_users_with_a_list() -> None:
+    histories = Ragged.of([[2, 7], [1], [5]])
+    assert repeat_rate(lists([1, 2], [3, 0], [0, 0]), histories) == pytest.approx((1 / 2 + 0) / 2)
 
 
 def test_every_measure_at_every_cutoff_and_none_without_features() -> None:

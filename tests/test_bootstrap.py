@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from recsys import bootstrap
 from recsys.bootstrap import RESAMPLES, Bootstrap
@@ -56,6 +57,30 @@ def test_resamples_are_drawn_in_bounded_blocks(monkeypatch: pytest.MonkeyPatch) 
     values = {"x": np.random.default_rng(5).random(300)}
     whole = Bootstrap(values).intervals()
     monkeypatch.setattr(bootstrap, "CELLS_PER_DRAW", 7 * 300)
+    drawn: list[int] = []
+
+    class Watched:
+        """A generator that notes how many resamples it is asked for at once."""
+
+        def __init__(self, seed: int) -> None:
+            self._rng = generator(seed)
+
+        def multinomial(self, total: int, shares: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+            drawn.append(size)
+            return self._rng.multinomial(total, shares, size=size)
+
+    generator = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", Watched)
     assert RESAMPLES % 7
     blocks = Bootstrap(values).intervals()["x"]
     assert (blocks.low, blocks.high) == pytest.approx((whole["x"].low, whole["x"].high), abs=1e-12)
+    assert (max(drawn), sum(drawn)) == (7, RESAMPLES)
+
+
+def test_few_users_have_a_mean_without_an_interval() -> None:
+    part = np.arange(40) < 29
+    values = Bootstrap({"x": np.tile([0.0, 1.0], 20)})
+    found = values.intervals(part)["x"]
+    assert found.to_json(absent=None) == {"mean": 14 / 29, "low": None, "high": None}
+    assert (str(found), found.text("+")) == ("0.4828 [-]", "+0.4828 [-]")
+    assert values.intervals(np.arange(40) < 30)["x"].low < 0.5

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,17 @@ def test_what_cannot_be_paired_is_refused(world: tuple[Path, PreparedData], tmp_
         compare(evaluate(markov.model, data), evaluate(markov.model, data), metrics=["hr@7"])
     with pytest.raises(InputError, match="`loss` is no metric; expected a name and a cutoff"):
         compare_bundles(markov, markov, metrics=["loss"])
+    for bad in ("hr@1001", "hr@\u00b2", "hr@\u0661", "hr@" + "9" * 5000):
+        with pytest.raises(InputError, match="is no metric; expected a name and a cutoff from 1 to 1,000"):
+            compare_bundles(markov, markov, metrics=[bad])
+    sampled = [evaluate(markov.model, data, protocol="pop-100", seed=seed) for seed in (0, 1)]
+    with pytest.raises(InputError, match="with seed of the negatives 0, B with 1; a paired comparison"):
+        compare(*sampled)
+    one = evaluate(markov.model, data)
+    for changed in (replace(one, data_digest="other"), replace(one, asked_digest="other")):
+        with pytest.raises(InputError, match="with other; a paired comparison needs"):
+            compare(one, changed)
+    assert evaluate(markov.model, data, split="valid").asked_digest != one.asked_digest
     other = counting_bundle(
         tmp_path / "other", prepared(tmp_path / "data", ring(N_ITEMS, 50, seed=1), N_ITEMS), name="markov"
     )
@@ -109,6 +121,19 @@ def test_what_cannot_be_paired_is_refused(world: tuple[Path, PreparedData], tmp_
     save_bundle(tmp_path / "final", config=markov.config, trained_on="all", **facts)
     with pytest.raises(InputError, match="fitted on all events"):
         compare_bundles(markov, Bundle.load(tmp_path / "final"))
+
+
+def test_few_users_have_no_verdict(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 29), N_ITEMS)
+    a, b = (evaluate(noisy(rate, 1), data) for rate in (0.0, 1.0))
+    found = compare(a, b)
+    assert found.verdict("hr@10").startswith("no difference can be shown between B and A in hr@10: +")
+    assert found.verdict("hr@10").endswith("[-]")
+    shown, result = "\n".join(found.lines()), json.dumps(found.to_json(), allow_nan=False)
+    assert " *" not in shown.replace("  *: the 95% interval", "")
+    assert shown.count("not corrected for looking at many") == 1
+    assert json.loads(result)["metrics"]["hr@10"]["low"] is None
+    json.dumps(a.to_json(), allow_nan=False)
 
 
 def test_compare_prints_and_writes(world: tuple[Path, PreparedData], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,7 +20,7 @@ from recsys.metrics import METRICS, SET_METRICS, rank_counts, user_metrics
 from recsys.models import fit_counting
 from recsys.ranking import rank_all, top_k
 from recsys.sequences import Ragged
-from tests.worlds import experiment, prepared, ring, small_encoder
+from tests.worlds import counting_bundle, experiment, prepared, ring, small_encoder
 
 N_ITEMS = 150
 
@@ -222,14 +223,15 @@ def test_slices_part_the_users_by_what_is_known(tmp_path: Path) -> None:
     shown = {name: {part: mask.tolist() for part, mask in parts.items()} for name, parts in slices.items()}
     assert shown["item popularity"] == {
         "head": [True, False, False, False, False],
-        "torso": [False, True, True, False, False],
-        "tail": [False, False, False, True, True],
+        "torso": [False, True, True, True, False],  # items 3 and 4 have equal counts
+        "tail": [False, False, False, False, True],
     }
     assert shown["target item"] == {"warm": [True] * 4 + [False], "cold": [False] * 4 + [True]}
     assert shown["user"] == {"warm": [True] * 4 + [False], "cold": [False] * 4 + [True]}
     assert shown["history length"] == {"1-5": [True] * 5}
     table = evaluate(constant, data, exclude_seen=False).to_json()["slices"]
-    assert table["item popularity"]["torso"]["users"] == 2
+    assert table["item popularity"]["torso"]["users"] == 3
+    assert table["item popularity"]["torso"]["metrics"]["hr@10"]["low"] is None
     assert set(table["item popularity"]["torso"]["metrics"]["hr@10"]) == {"mean", "low", "high"}
 
 
@@ -251,6 +253,26 @@ def test_what_has_seen_the_targets_is_not_measured_on_them(tmp_path: Path) -> No
         evaluate_bundle(bundle, data, negatives=tmp_path / "negatives.parquet")
     with pytest.raises(InputError, match="cutoffs are "):
         evaluate_bundle(bundle, data, cutoffs=(0, 5))
+    with pytest.raises(InputError, match="numbers from 1 to 1,000"):
+        evaluate_bundle(bundle, data, cutoffs=(5, 1001))
+
+
+def test_other_data_than_that_of_training_is_refused(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 50), N_ITEMS)
+    bundle = counting_bundle(tmp_path / "bundle", data, name="markov")
+    other = prepared(tmp_path / "other", ring(N_ITEMS, 60), N_ITEMS)
+    bundle.prepared_data(other.path)  # an export may
+    digests = rf"{other.digest[:12]}.* trained on {data.digest[:12]}"
+    with pytest.raises(InputError, match=rf"{digests}.*; measure it on the data that it was trained on"):
+        evaluate_bundle(bundle, other)
+
+
+def test_replay_needs_seen_items(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", Ragged.of([[1, 2, 3, 1]] * 5), N_ITEMS)
+    bundle = counting_bundle(tmp_path / "bundle", data, name="replay")
+    with pytest.raises(InputError, match=r"leaves it nothing to say; keep seen items .--keep-seen"):
+        evaluate_bundle(bundle, data)
+    assert evaluate_bundle(bundle, data, exclude_seen=False).metrics["hr@5"] == 1.0
 
 
 def test_stored_negatives_are_what_others_rank_too(tmp_path: Path) -> None:
@@ -277,6 +299,17 @@ def test_stored_negatives_are_what_others_rank_too(tmp_path: Path) -> None:
         evaluate(model, data, protocol="uniform-100", negatives=file)
     with pytest.raises(InputError, match="are of seed 0, and 1 was asked for"):
         evaluate(model, data, protocol="pop-100", negatives=file, seed=1)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+    negatives = np.array(table["negatives"].to_pylist())
+    for broken in (negatives[:-1], negatives[:, :99], negatives * 0, negatives + N_ITEMS, negatives / 2):
+        columns = {"negatives": pa.array(broken.tolist())}
+        pq.write_table(pa.table(columns).replace_schema_metadata(table.schema.metadata), file)
+        with pytest.raises(
+            InputError, match="are damaged; expected 60 rows of 100 item indices from 1 to 150"
+        ):
+            evaluate(model, data, protocol="pop-100", negatives=file)
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere to write the negatives"):
+        evaluate(model, data, protocol="pop-100", negatives=tmp_path / "nowhere" / "negatives.parquet")
     file.write_text("nothing")
     with pytest.raises(InputError, match="holds no negatives"):
         evaluate(model, data, protocol="pop-100", negatives=file)

@@ -83,10 +83,11 @@ class Page(HTMLParser):
         return next(row for row in cells if row[0].startswith(start))
 
 
-def shown(interval: dict[str, float], signs: str = "") -> str:
+def shown(interval: dict[str, float | None], signs: str = "") -> str:
     """An interval as a cell shows it."""
     mean, low, high = (
-        f"{interval[key]:{signs}.4f}".replace("-", "\N{MINUS SIGN}") for key in ("mean", "low", "high")
+        f"{math.nan if interval[key] is None else interval[key]:{signs}.4f}".replace("-", "\N{MINUS SIGN}")
+        for key in ("mean", "low", "high")
     )
     return f"{mean} {low} to {high}"
 
@@ -295,6 +296,9 @@ def test_errors_say_what_is_missing(folder: Path, tmp_path: Path) -> None:
         write_report(folder / "bundle", out, data=tmp_path / "nothing")
     with pytest.raises(InputError, match=r"has no manifest\.json; expected a bundle"):
         write_report(tmp_path, out)
+    prepared(tmp_path / "other", ring(N_ITEMS, 30), N_ITEMS)
+    with pytest.raises(InputError, match="may have seen the targets; measure it on the data"):
+        write_report(folder / "bundle", out, data=tmp_path / "other")
     assert not out.exists()
 
 
@@ -317,3 +321,12 @@ def test_ticks_enclose_what_they_are_for(low: float, span: float) -> None:
     assert 2 <= len(ticks) <= 7
     assert np.all(np.diff(ticks) > 0)
     assert all(math.isfinite(tick) for tick in ticks)
+
+
+def test_too_few_users_have_figures_without_intervals(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 20), N_ITEMS)
+    counting_bundle(tmp_path / "bundle", data, name="markov")
+    page = Page(write_report(tmp_path / "bundle", tmp_path / "report.html"))
+    assert "nan" not in page.words.lower()
+    assert "nan" not in " ".join(value for _, _, value in page.attributes)
+    assert "20" in page.words

@@ -92,7 +92,12 @@ def bar(interval: Mapping[str, float], limit: float) -> Markup:
     scale = BAR_WIDTH / limit if limit > 0 else 0.0
     mean, low, high = (round(interval[key] * scale, 2) for key in ("mean", "low", "high"))
     shape = Markup('<rect class="fill" x="0" y="2" width="{}" height="8"/>').format(mean)
-    return _small(shape + _whisker(low, high))
+    return _small(shape if math.isnan(low) else shape + _whisker(low, high))
+
+
+def reach(interval: Mapping[str, float]) -> float:
+    """How far the bar of an interval reaches; a group of too few users has a mean alone."""
+    return interval["mean"] if math.isnan(interval["high"]) else interval["high"]
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -13,7 +14,7 @@ from recsys.bundle import Bundle
 from recsys.compare import compare
 from recsys.dataset import PreparedData, Split, Targets
 from recsys.errors import InputError
-from recsys.evaluation import Evaluation, evaluate
+from recsys.evaluation import Evaluation, check_trained_on, evaluate
 from recsys.floors import FLOORS
 from recsys.index import IndexInfo, read_index_info
 from recsys.models import ANSWERS_SEEN, fit_counting
@@ -51,7 +52,7 @@ class Report:
             validation chose its epochs; None where that one is not at hand.
         data: the prepared data set.
         split: valid or test.
-        evaluation: `Evaluation.to_json()` of `measured`, or None.
+        evaluation: `Evaluation.to_json()` of `measured`, NaN where it has no interval; or None.
         baselines: best first.
         examples: users of the split with the answers of `measured`.
         history: metrics of each epoch of the training of `measured`, or else of `bundle`.
@@ -90,7 +91,7 @@ def gather(
 
     Args:
         bundle: what the report is about.
-        data: the prepared data, of the bundle's vocabulary.
+        data: the prepared data that the bundle was trained on.
         split: valid or test.
         exclude_seen: take the items of the history out of the ranking.
         baselines: fit and measure the counting models too.
@@ -98,8 +99,9 @@ def gather(
         say: called with a line for each stage.
 
     Raises:
-        InputError: the split is unknown or has no target.
+        InputError: the split is unknown or has no target, or the bundle was trained on other data.
     """
+    check_trained_on(bundle, data)
     if split not in get_args(Split):
         raise InputError(f"split `{split}` is unknown; known: {', '.join(get_args(Split))}")
     part = cast(Split, split)
@@ -117,7 +119,7 @@ def gather(
         measured=measured,
         data=data,
         split=part,
-        evaluation=evaluation.to_json(),
+        evaluation=evaluation.to_json(absent=math.nan),
         baselines=_baselines(measured, evaluation, data, repeats, say) if baselines else [],
         examples=example_users(measured, data, gains, split=part, exclude_seen=exclude_seen, seed=seed),
         history=_history(measured),

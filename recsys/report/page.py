@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -54,12 +55,14 @@ def render(report: Report) -> str:
 
 
 def figure(value: float) -> str:
-    """A metric between 0 and 1."""
-    return f"{value:.4f}"
+    """A metric between 0 and 1; a dash where too few users leave a bound out."""
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:.4f}"
 
 
 def signed(value: float) -> str:
     """A difference of metrics, with a proper minus sign; what rounds to 0 has no sign."""
+    if math.isnan(value):
+        return "\N{EN DASH}"
     rounded = round(value, 4)
     return f"{rounded:+.4f}".translate(SIGN) if rounded else "0.0000"
 
@@ -166,7 +169,7 @@ def _standings(report: Report) -> list[dict[str, Any]]:
         {key: interval.to_json() for key, interval in each.evaluation.intervals.items()}
         for each in report.baselines
     ]
-    limit = max(metrics[SORTED_BY]["high"] for metrics in whole)
+    limit = max(charts.reach(metrics[SORTED_BY]) for metrics in whole)
     own = {"name": report.bundle.config.model.name, "own": True, "metrics": whole[0]}
     rows: list[dict[str, Any]] = [own]
     for each, metrics in zip(report.baselines, whole[1:], strict=True):
@@ -186,7 +189,7 @@ def _standings(report: Report) -> list[dict[str, Any]]:
 
 def _groups(groups: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of one table of slices, with bars of one scale."""
-    limit = max(group["metrics"]["hr@10"]["high"] for group in groups.values())
+    limit = max(charts.reach(group["metrics"]["hr@10"]) for group in groups.values())
     return [
         {
             "name": name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,13 +121,17 @@ def best_of(baselines: list[Baseline]) -> list[Baseline]:
 
 
 def percent(value: float) -> str:
-    """A share as a percentage of three figures or so."""
+    """A share as a percentage of three figures or so; a dash where there is none."""
+    if math.isnan(value):
+        return "\N{EN DASH}"
     return f"{value:.1%}" if value >= 0.001 or value == 0 else f"{value:.3%}"
 
 
 def _compared(difference: Interval) -> str:
     """A sentence; an interval on one side of 0 is given without signs, as the word says them."""
     mean, low, high = difference.mean, difference.low, difference.high
+    if math.isnan(low):
+        return f"The difference in NDCG@10 is {mean:+.4f}, of too few users for an interval."
     if low > 0:
         interval = f"(95% interval {low:.4f} to {high:.4f})"
         return f"The model ranks better: its NDCG@10 is higher by {mean:.4f} {interval}."
