@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from data_prep.assemble import Tables
 from data_prep.digest import tables_digest
 from recsys import schema
-from recsys.dataset import changed_file, file_hash
 from recsys.errors import InputError
 
 KIND = "prepared"
@@ -64,7 +63,7 @@ def is_intact(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether the tables in the folder are those that its manifest describes, in this version's format."""
     if manifest.get("format_version") != schema.FORMAT_VERSION or not manifest.keys() >= _REPORTED:
         return False
-    if changed_file(folder, manifest):
+    if schema.changed_file(folder, manifest):
         return False
     try:
         digest = tables_digest(pq.read_table(folder / name) for name in _TABLES)
@@ -90,7 +89,7 @@ def write_folder(folder: Path, tables: Tables, manifest: dict[str, Any]) -> dict
     try:
         _write_table(tables.sequences, fresh / schema.SEQUENCES_FILE)
         _write_table(tables.items, fresh / schema.ITEMS_FILE)
-        manifest = {**manifest, "files": {name: file_hash(fresh / name) for name in _TABLES}}
+        manifest = {**manifest, "files": {name: schema.file_hash(fresh / name) for name in _TABLES}}
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         (fresh / schema.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         for path in (*fresh.iterdir(), fresh):

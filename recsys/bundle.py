@@ -34,7 +34,6 @@ import yaml
 from recsys import schema
 from recsys.config import ExperimentConfig, load_config
 from recsys.dataset import PreparedData, read_manifest
-from recsys.dataset import file_hash as file_hash
 from recsys.errors import InputError
 from recsys.models import COUNTING, ENCODERS, build_encoder, counting_from_arrays
 from recsys.models.popularity import item_counts, recent_counts
@@ -166,7 +165,7 @@ def save_bundle(
         settings = yaml.safe_dump(config.to_record(), sort_keys=False, allow_unicode=True)
         (draft / CONFIG_FILE).write_text(settings, encoding="utf-8")
         pq.write_table(_items_table(data, trained_on), draft / schema.ITEMS_FILE)
-        hashes = {file.name: file_hash(file) for file in sorted(draft.iterdir())}
+        hashes = {file.name: schema.file_hash(file) for file in sorted(draft.iterdir())}
         manifest = {
             "format_version": schema.FORMAT_VERSION,
             "kind": "bundle",
@@ -298,7 +297,7 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
         file = folder / name
         if not file.is_file():
             raise InputError(f"{folder} has no {name}; the bundle is incomplete: copy it anew or train again")
-        expected, got = manifest["files"].get(name), file_hash(file)
+        expected, got = manifest["files"].get(name), schema.file_hash(file)
         if got != expected:
             raise InputError(
                 f"{file} has SHA-256 {got[:12]}, but the manifest says {str(expected)[:12]}: it was changed "

@@ -5,7 +5,6 @@ Shapes: `S` sequences, `E` events in all, `V` items, `T` sequences that have a t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,7 @@ class PreparedData:
                 f"{folder / schema.MANIFEST_FILE} lacks `content_digest`; expected the manifest of a "
                 f"prepared data set: {remedy}"
             )
-        changed = changed_file(folder, manifest)
+        changed = schema.changed_file(folder, manifest)
         if changed:
             raise InputError(
                 f"{changed} is not the file that {schema.MANIFEST_FILE} beside it states (SHA-256): it is "
@@ -170,24 +169,6 @@ def read_manifest(folder: Path, remedy: str) -> dict[str, Any]:
             "update the package"
         )
     return manifest
-
-
-def changed_file(folder: Path, manifest: dict[str, Any]) -> Path | None:
-    """The first file that is missing or differs from the hash in the manifest's `files`, if there is one."""
-    stated: dict[str, str] = manifest.get(
-        "files", {}
-    )  # absent where a folder was not written by `recsys prepare`
-    for name, expected in stated.items():
-        file = folder / name
-        if not file.is_file() or file_hash(file) != expected:
-            return file
-    return None
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _lists(column: pa.ChunkedArray) -> pa.LargeListArray:

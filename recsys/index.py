@@ -23,10 +23,11 @@ import numpy as np
 from annoy import AnnoyIndex as AnnoyForest
 from numpy.typing import NDArray
 
-from recsys.bundle import Bundle, file_hash, fsync
+from recsys.bundle import Bundle, fsync
 from recsys.encoding import encode_histories, item_vectors
 from recsys.errors import InputError
 from recsys.models.protocol import Encoder
+from recsys.schema import file_hash
 from recsys.search import AnnoyIndex, ExactIndex, ItemIndex, augmented
 from recsys.sequences import Ragged
 

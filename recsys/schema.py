@@ -1,6 +1,10 @@
-"""The names and numbers that every room shares: columns, files, reserved indices."""
+"""What every room shares: columns, files and their hashes, reserved indices."""
 
 from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
 
 FORMAT_VERSION = 1
 """Version of the prepared data set and of the bundle; readers refuse a newer one."""
@@ -36,3 +40,19 @@ TIMES = "times"  # large_list<int64> microseconds since 1970 UTC, or null
 TRAIN_END = "train_end"  # int32
 VALID_START = "valid_start"  # int32
 TEST_START = "test_start"  # int32
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's content, as a manifest states it under `files`."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def changed_file(folder: Path, manifest: dict[str, Any]) -> Path | None:
+    """The first file that is missing or differs from its hash in the manifest's `files`, if there is one."""
+    stated: dict[str, str] = manifest.get("files", {})
+    for name, expected in stated.items():
+        file = folder / name
+        if not file.is_file() or file_hash(file) != expected:
+            return file
+    return None

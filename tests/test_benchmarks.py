@@ -268,7 +268,10 @@ def test_a_library_that_fails_or_is_not_there_is_named(
             main([*world, *options])
         return capsys.readouterr().err
 
-    assert "no row of our own encoder on lastfm; measure it first, or give --seconds" in refusal()
+    assert (
+        "no row of our own encoder with these settings on lastfm; measure it first, or give --seconds"
+        in refusal()
+    )
     failed = refusal("--seconds", "13")
     assert "run_replay.py failed with exit code 1: RuntimeError: no luck; see" in failed
     assert results.read(tmp_path / "results.jsonl") == []

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.bundle import Bundle, file_hash
+from recsys import schema
+from recsys.bundle import Bundle
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
 
@@ -106,7 +107,7 @@ def test_square_brackets_in_a_title_are_printed(tmp_path: Path) -> None:
     column = items.column_names.index("title")
     pq.write_table(items.set_column(column, "title", pa.array(titles)), bundle.folder / "items.parquet")
     manifest = json.loads((bundle.folder / "manifest.json").read_text())
-    manifest["files"]["items.parquet"] = file_hash(bundle.folder / "items.parquet")
+    manifest["files"]["items.parquet"] = schema.file_hash(bundle.folder / "items.parquet")
     (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
     done = recsys("recommend", bundle.folder, "--history", "i1")
     assert done.returncode == 0, done.stderr
