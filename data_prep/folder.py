@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from data_prep.assemble import Tables
 from data_prep.digest import tables_digest
 from recsys import schema
+from recsys.config import setting_differences
 from recsys.errors import InputError
 
 KIND = "prepared"
@@ -50,7 +51,7 @@ def existing_manifest(folder: Path, input_digest: str, settings: dict[str, Any])
             f"{folder} already holds another data set, `{manifest.get('name')}`, "
             f"made from other input: {remedy}"
         )
-    differing = _differences(_effective(manifest.get("settings", {})), _effective(settings))
+    differing = setting_differences(_effective(manifest.get("settings", {})), _effective(settings))
     if differing:
         raise InputError(
             f"{folder} already holds another data set, prepared from the same input with other "
@@ -144,12 +145,3 @@ def _effective(settings: dict[str, Any]) -> dict[str, Any]:
         if key not in ("path", "events", "items")
     }
     return {**settings, "data": data}
-
-
-def _differences(left: Any, right: Any, path: str = "") -> list[str]:  # noqa: ANN401 -- any JSON value
-    """Settings that differ, as `section.key was A, is B`."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        keys = sorted(left.keys() | right.keys())
-        nested = (_differences(left.get(key), right.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
-        return [difference for part in nested for difference in part]
-    return [] if left == right else [f"{path} was {left!r}, is {right!r}"]

@@ -25,7 +25,7 @@ from recsys.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
 DEFAULTS = {
     # No calls home. `MLFLOW_DISABLE_TELEMETRY=false` in the environment allows them again.
@@ -109,6 +109,18 @@ def artifact_folder(tracking_uri: str) -> Path | None:
     """
     database = sqlite_file(tracking_uri)
     return None if database is None else database.parent / "mlruns"
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run of that id, or None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
 
 
 def experiment_named(client: MlflowClient, name: str, artifacts: Path | None) -> Experiment:

@@ -18,7 +18,7 @@ from recsys import schema
 from recsys.config import shown_uri
 from recsys.errors import InputError
 from recsys.logged_model import ARTIFACT, bundle_manifest, check_model_name, register_bundle
-from recsys.mlflow_session import artifact_folder, experiment_named, mlflow_session
+from recsys.mlflow_session import artifact_folder, experiment_named, find_run, mlflow_session
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -200,8 +200,6 @@ def _version_of_uri(client: MlflowClient, uri: str, tracking_uri: str) -> ModelV
 
 def _logged_model(client: MlflowClient, uri: str, tracking_uri: str) -> str:
     """Id of the MLflow model that a `runs:/` or `models:/` URI means; it is unique and never changes."""
-    from mlflow.exceptions import MlflowException
-
     if uri.startswith("models:/"):
         version = _version_of_uri(client, uri, tracking_uri)
         # Not every store keeps the id; the source that `register_bundle` gave names it in all of them.
@@ -210,15 +208,12 @@ def _logged_model(client: MlflowClient, uri: str, tracking_uri: str) -> str:
             raise InputError(f"{uri} holds no logged model; give a version that `recsys train` registered")
         return str(model_id)
     run_id, _, name = uri.removeprefix("runs:/").strip("/").partition("/")
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
+    run = find_run(client, run_id)
+    if run is None:
         raise InputError(
             f"there is no run `{run_id}` at {shown_uri(tracking_uri)}; expected runs:/RUN_ID/{ARTIFACT} of a "
             "run that is recorded there: check the id and tracking.uri"
-        ) from error
+        )
     outputs = run.outputs.model_outputs if run.outputs else []
     for output in reversed(outputs):
         model = client.get_logged_model(output.model_id)

@@ -31,7 +31,7 @@ import yaml
 from recsys.config import ExperimentConfig, shown_uri
 from recsys.errors import InputError
 from recsys.logged_model import bundle_manifest, check_model_name, register_bundle
-from recsys.mlflow_session import artifact_folder, experiment_named, metric_key, mlflow_session
+from recsys.mlflow_session import artifact_folder, experiment_named, find_run, metric_key, mlflow_session
 from recsys.plots import plot_curves
 
 if TYPE_CHECKING:
@@ -264,17 +264,12 @@ def _start(config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name:
 
 def _resume(config: ExperimentConfig, run_id: str) -> TrackedRun:
     with mlflow_session(config.tracking.uri) as client:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
+        run = find_run(client, run_id)
+        if run is None:
             raise InputError(
                 f"there is no run {run_id} at {shown_uri(config.tracking.uri)} to resume; give the "
                 "tracking.uri that the training started with, or start anew without --resume"
-            ) from error
+            )
         client.update_run(run_id, status="RUNNING")
         points = (point for key in run.data.metrics for point in client.get_metric_history(run_id, key))
         return TrackedRun(run_id, config, {(point.key, point.step) for point in points})

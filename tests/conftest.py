@@ -19,4 +19,4 @@ settings.load_profile("recsys")
 def tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty MLflow database of this test, and a cache of its own for what is downloaded from it."""
     monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
-    return sqlite_uri(tmp_path / "tracking")
+    return sqlite_uri(tmp_path / "a folder")

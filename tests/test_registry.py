@@ -23,15 +23,7 @@ from tests.mlflow_world import (
     mlflow_server,
     prepared,
     run_python,
-    sqlite_uri,
 )
-
-
-@pytest.fixture
-def mlflow_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
-    return sqlite_uri(tmp_path / "a folder")
-
 
 # Finding bundles.
 
@@ -47,19 +39,19 @@ def test_a_folder_is_itself_or_no_bundle(tmp_path: Path) -> None:
 
 
 def test_a_recorded_bundle_comes_back_whole_and_the_second_time_from_the_cache(
-    mlflow_uri: str, tmp_path: Path
+    tracking_uri: str, tmp_path: Path
 ) -> None:
     folder = bundle(tmp_path / "bundle")
-    run_id, version = logged(mlflow_uri, folder)
-    fetched = resolve_bundle(f"runs:/{run_id}/bundle", mlflow_uri)
+    run_id, version = logged(tracking_uri, folder)
+    fetched = resolve_bundle(f"runs:/{run_id}/bundle", tracking_uri)
     assert Bundle.load(fetched).manifest == Bundle.load(folder).manifest
     assert fetched.is_relative_to(tmp_path / "cache")
     shutil.rmtree(tmp_path / "a folder" / "mlruns")
-    assert resolve_bundle(f"models:/{NAME}/{version}", mlflow_uri) == fetched
+    assert resolve_bundle(f"models:/{NAME}/{version}", tracking_uri) == fetched
 
 
-def test_unknown_names_say_what_there_is(mlflow_uri: str, tmp_path: Path) -> None:
-    run_id, _ = logged(mlflow_uri, bundle(tmp_path / "bundle"))
+def test_unknown_names_say_what_there_is(tracking_uri: str, tmp_path: Path) -> None:
+    run_id, _ = logged(tracking_uri, bundle(tmp_path / "bundle"))
     unknown = {
         "models:/other@champion": f"there is no models:/other@champion at .*; registered: {NAME};",
         f"models:/{NAME}@champion": f"there is no models:/{NAME}@champion at .*`recsys promote BUNDLE`",
@@ -70,7 +62,7 @@ def test_unknown_names_say_what_there_is(mlflow_uri: str, tmp_path: Path) -> Non
     }
     for address, message in unknown.items():
         with pytest.raises(InputError, match=message):
-            resolve_bundle(address, mlflow_uri)
+            resolve_bundle(address, tracking_uri)
 
 
 def test_an_absent_server_is_an_error_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -120,11 +112,11 @@ def champion(uri: str) -> str:
     return str(Bundle.load(resolve_bundle(f"models:/{NAME}@champion", uri)).manifest["model"])
 
 
-def test_promote_registers_compares_and_rolls_back(mlflow_uri: str, tmp_path: Path) -> None:
-    to = {"model_name": NAME, "tracking_uri": mlflow_uri, "if_better": "ndcg@10"}
+def test_promote_registers_compares_and_rolls_back(tracking_uri: str, tmp_path: Path) -> None:
+    to = {"model_name": NAME, "tracking_uri": tracking_uri, "if_better": "ndcg@10"}
     poor = bundle(tmp_path / "poor", "popularity", {"test_ndcg@10": 0.05, "ndcg@10": 0.9})
     good = bundle(tmp_path / "good", "markov", {"test_ndcg@10": 0.08, "ndcg@10": 0.1})
-    run_id, _ = logged(mlflow_uri, good)
+    run_id, _ = logged(tracking_uri, good)
 
     first = promote(str(poor), **to)  # a folder that no run recorded: version 2, the run's is version 1
     assert (first.version, first.moved, first.message) == (
@@ -133,12 +125,12 @@ def test_promote_registers_compares_and_rolls_back(mlflow_uri: str, tmp_path: Pa
         f"version 2 is the first champion of {NAME}",
     )
     with pytest.raises(InputError, match=f"{NAME} at .* has no previous champion to go back to"):
-        rollback(NAME, mlflow_uri)
+        rollback(NAME, tracking_uri)
 
     better = promote(f"runs:/{run_id}/bundle", **to)
     assert (better.version, better.previous, better.moved) == ("1", "2", True)
     assert "replaces champion 2: ndcg@10 0.08 of version 1 is better than 0.05 of version 2" in better.message
-    assert champion(mlflow_uri) == "markov"
+    assert champion(tracking_uri) == "markov"
 
     kept = promote(f"models:/{NAME}/2", **to)
     assert (kept.version, kept.moved) == ("1", False)
@@ -149,22 +141,22 @@ def test_promote_registers_compares_and_rolls_back(mlflow_uri: str, tmp_path: Pa
     again = promote(str(good), **to)
     assert (again.moved, "the champion already" in again.message) == (False, True)
 
-    back = rollback(NAME, mlflow_uri)
-    assert (back.version, back.previous, champion(mlflow_uri)) == ("2", "1", "popularity")
-    assert (rollback(NAME, mlflow_uri).version, champion(mlflow_uri)) == ("1", "markov")
-    assert promote(str(poor), model_name=NAME, tracking_uri=mlflow_uri).moved  # asked without a comparison
-    assert champion(mlflow_uri) == "popularity"
+    back = rollback(NAME, tracking_uri)
+    assert (back.version, back.previous, champion(tracking_uri)) == ("2", "1", "popularity")
+    assert (rollback(NAME, tracking_uri).version, champion(tracking_uri)) == ("1", "markov")
+    assert promote(str(poor), model_name=NAME, tracking_uri=tracking_uri).moved  # asked without a comparison
+    assert champion(tracking_uri) == "popularity"
 
 
-def test_equal_is_not_better(mlflow_uri: str, tmp_path: Path) -> None:
+def test_equal_is_not_better(tracking_uri: str, tmp_path: Path) -> None:
     for model in ("popularity", "markov"):
         folder = bundle(tmp_path / model, model, {"test_hr@10": 0.2})
-        result = promote(str(folder), model_name=NAME, tracking_uri=mlflow_uri, if_better="hr@10")
+        result = promote(str(folder), model_name=NAME, tracking_uri=tracking_uri, if_better="hr@10")
     assert (result.version, result.moved) == ("1", False)
 
 
-def test_what_cannot_be_compared_is_refused(mlflow_uri: str, tmp_path: Path) -> None:
-    to = {"model_name": NAME, "tracking_uri": mlflow_uri, "if_better": "ndcg@10"}
+def test_what_cannot_be_compared_is_refused(tracking_uri: str, tmp_path: Path) -> None:
+    to = {"model_name": NAME, "tracking_uri": tracking_uri, "if_better": "ndcg@10"}
     promote(str(bundle(tmp_path / "one", "popularity", {"test_ndcg@10": 0.05})), **to)
     with pytest.raises(
         InputError, match=r"version 2 was measured on data ffff.* on 0123456789ab: ndcg@10 compares"
@@ -174,7 +166,7 @@ def test_what_cannot_be_compared_is_refused(mlflow_uri: str, tmp_path: Path) -> 
         InputError, match=r"version 3 of .* has no metric ndcg@10 \(it has test_hr@10\); name one"
     ):
         promote(str(bundle(tmp_path / "three", "item_knn", {"test_hr@10": 0.2})), **to)
-    assert champion(mlflow_uri) == "popularity"
+    assert champion(tracking_uri) == "popularity"
 
 
 # A server.

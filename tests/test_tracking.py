@@ -23,15 +23,7 @@ from tests.mlflow_world import (
     configured,
     prepared,
     run_python,
-    sqlite_uri,
 )
-
-
-@pytest.fixture
-def mlflow_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
-    return sqlite_uri(tmp_path / "a folder")
-
 
 # Names, passwords, pictures.
 
@@ -73,14 +65,14 @@ def test_curves_have_one_panel_for_each_recorded_quantity(tmp_path: Path) -> Non
 # Recording a run.
 
 
-def test_a_run_records_all_that_explains_it(mlflow_uri: str) -> None:
-    config = configured(mlflow_uri, "bert4rec", tracking={"uri": mlflow_uri, "experiment": "trials"})
+def test_a_run_records_all_that_explains_it(tracking_uri: str) -> None:
+    config = configured(tracking_uri, "bert4rec", tracking={"uri": tracking_uri, "experiment": "trials"})
     with track_run(config, prepared().manifest, run_name="first try") as run:
         for epoch in (1, 2):
             run.log_epoch(epoch, {"loss": 3.0 / epoch, "ndcg@10": 0.1 * epoch})
         run.log_curves([{"epoch": 1, "loss": 3.0}])
         run.log_metrics({"test_ndcg@10": 0.15})
-    with mlflow_session(mlflow_uri) as client:
+    with mlflow_session(tracking_uri) as client:
         found = client.get_run(run.run_id)
         history = client.get_metric_history(run.run_id, "ndcg_at_10")
         files = {file.path for file in client.list_artifacts(run.run_id)}
@@ -97,52 +89,52 @@ def test_a_run_records_all_that_explains_it(mlflow_uri: str) -> None:
     assert found.data.tags["python"] == sys.version.split()[0]
 
 
-def test_a_resumed_run_is_the_same_run_without_doubled_points(mlflow_uri: str) -> None:
-    config = configured(mlflow_uri)
+def test_a_resumed_run_is_the_same_run_without_doubled_points(tracking_uri: str) -> None:
+    config = configured(tracking_uri)
     with pytest.raises(RuntimeError, match="power cut"), track_run(config, prepared().manifest) as run:
         run.log_epoch(1, {"loss": 3.0})
         run.log_epoch(2, {"loss": 2.0})
         raise RuntimeError("power cut")
-    with mlflow_session(mlflow_uri) as client:
+    with mlflow_session(tracking_uri) as client:
         assert client.get_run(run.run_id).info.status == "FAILED"
     with track_run(config, prepared().manifest, run_id=run.run_id) as resumed:
-        with mlflow_session(mlflow_uri) as client:
+        with mlflow_session(tracking_uri) as client:
             assert client.get_run(run.run_id).info.status == "RUNNING"
         resumed.log_epoch(2, {"loss": 2.0})
         resumed.log_epoch(3, {"loss": 1.0})
-    with mlflow_session(mlflow_uri) as client:
+    with mlflow_session(tracking_uri) as client:
         assert [point.step for point in client.get_metric_history(run.run_id, "loss")] == [1, 2, 3]
         assert client.get_run(run.run_id).info.status == "FINISHED"
 
 
-def test_a_name_that_the_registry_refuses_is_refused_before_training(mlflow_uri: str) -> None:
-    config = configured(mlflow_uri, tracking={"uri": mlflow_uri, "registered_model": "shop/main"})
+def test_a_name_that_the_registry_refuses_is_refused_before_training(tracking_uri: str) -> None:
+    config = configured(tracking_uri, tracking={"uri": tracking_uri, "registered_model": "shop/main"})
     message = "a registered model cannot be called `shop/main`: it has /; set tracking.registered_model"
     with pytest.raises(InputError, match=message), track_run(config, prepared().manifest):
         pass
 
 
-def test_an_interrupted_run_is_marked_so(mlflow_uri: str) -> None:
-    with pytest.raises(KeyboardInterrupt), track_run(configured(mlflow_uri), prepared().manifest) as run:
+def test_an_interrupted_run_is_marked_so(tracking_uri: str) -> None:
+    with pytest.raises(KeyboardInterrupt), track_run(configured(tracking_uri), prepared().manifest) as run:
         raise KeyboardInterrupt
-    with mlflow_session(mlflow_uri) as client:
+    with mlflow_session(tracking_uri) as client:
         assert client.get_run(run.run_id).info.status == "KILLED"
 
 
-def test_resuming_an_unknown_run_is_an_error(mlflow_uri: str) -> None:
+def test_resuming_an_unknown_run_is_an_error(tracking_uri: str) -> None:
     with (
         pytest.raises(
             InputError, match=r"there is no run 00ff at sqlite.* to resume; give the tracking\.uri"
         ),
-        track_run(configured(mlflow_uri), prepared().manifest, run_id="00ff"),
+        track_run(configured(tracking_uri), prepared().manifest, run_id="00ff"),
     ):
         pass
 
 
-def test_what_could_not_be_sent_is_sent_later(mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_could_not_be_sent_is_sent_later(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.0)
-    database = Path(mlflow_uri.removeprefix("sqlite:///"))
-    with track_run(configured(mlflow_uri), prepared().manifest) as run:
+    database = Path(tracking_uri.removeprefix("sqlite:///"))
+    with track_run(configured(tracking_uri), prepared().manifest) as run:
         away = database.rename(database.with_suffix(".away"))
         with pytest.warns(
             UserWarning, match="the training goes on, its record waits: there is no tracking"
@@ -153,7 +145,7 @@ def test_what_could_not_be_sent_is_sent_later(mlflow_uri: str, monkeypatch: pyte
         away.rename(database)
         run.log_epoch(3, {"loss": 1.0})
         assert run.problem is None
-    with mlflow_session(mlflow_uri) as client:
+    with mlflow_session(tracking_uri) as client:
         assert [point.step for point in client.get_metric_history(run.run_id, "loss")] == [1, 2, 3]
 
 
@@ -163,45 +155,45 @@ def lost(uri: str, run: TrackedRun) -> None:
         run.log_epoch(1, {"loss": 3.0})
 
 
-def test_a_lost_record_is_reported_at_the_end_and_the_bundle_stays(mlflow_uri: str, tmp_path: Path) -> None:
+def test_a_lost_record_is_reported_at_the_end_and_the_bundle_stays(tracking_uri: str, tmp_path: Path) -> None:
     folder = bundle(tmp_path / "bundle")
     message = r"the bundle is complete in .*bundle, but recording it failed: there is no .*`recsys promote "
     with (
         pytest.raises(InputError, match=message),
-        track_run(configured(mlflow_uri), prepared().manifest) as run,
+        track_run(configured(tracking_uri), prepared().manifest) as run,
     ):
-        lost(mlflow_uri, run)
+        lost(tracking_uri, run)
         run.log_bundle(folder)
     assert Bundle.load(folder).config.name == NAME
 
 
-def test_lost_metrics_are_reported_at_the_end(mlflow_uri: str) -> None:
+def test_lost_metrics_are_reported_at_the_end(tracking_uri: str) -> None:
     with (
         pytest.raises(InputError, match="the training is done, but part of its record was not sent"),
-        track_run(configured(mlflow_uri), prepared().manifest) as run,
+        track_run(configured(tracking_uri), prepared().manifest) as run,
     ):
-        lost(mlflow_uri, run)
+        lost(tracking_uri, run)
 
 
 # Other processes.
 
 
-def test_a_telemetry_setting_of_the_user_stays(mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_telemetry_setting_of_the_user_stays(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
-    with mlflow_session(mlflow_uri):
+    with mlflow_session(tracking_uri):
         assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
 
-def test_mlflow_is_imported_late_and_does_not_call_home(mlflow_uri: str) -> None:
+def test_mlflow_is_imported_late_and_does_not_call_home(tracking_uri: str) -> None:
     code = f"""
 import sys, recsys.tracking, recsys.registry
 assert not {{"mlflow", "matplotlib", "pandas", "polars", "pytorch_lightning"}} & sys.modules.keys()
 from recsys.mlflow_session import mlflow_session
-with mlflow_session("{mlflow_uri}") as client:
+with mlflow_session("{tracking_uri}") as client:
     import mlflow
     from mlflow.telemetry.utils import is_telemetry_disabled
-    assert mlflow.get_tracking_uri() == "{mlflow_uri}"
-assert mlflow.get_tracking_uri() != "{mlflow_uri}"
+    assert mlflow.get_tracking_uri() == "{tracking_uri}"
+assert mlflow.get_tracking_uri() != "{tracking_uri}"
 import os
 print(is_telemetry_disabled(), os.environ["MLFLOW_DISABLE_TELEMETRY"])
 """
