@@ -102,7 +102,9 @@ def reach(interval: Mapping[str, float]) -> float:
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers, 1, 2 or 5 times a power of ten apart, that enclose [low, high]."""
-    size = max(abs(low), abs(high)) or 1.0
+    size = max(abs(low), abs(high))
+    if size < 1e-12:
+        size = 1.0  # nothing to tell apart, and too near 0 to divide
     span = high - low if high - low > 1e-9 * size else size
     digits = math.floor(math.log10(span / count))
     step = next(factor * 10.0**digits for factor in (1, 2, 5, 10) if factor * 10.0**digits >= span / count)
