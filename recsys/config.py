@@ -8,7 +8,7 @@ import os
 import re
 import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -125,26 +125,37 @@ class UserHoldout(Config):
 SplitConfig = Annotated[LeaveOneOut | GlobalTime | UserHoldout, Field(discriminator="kind")]
 
 
-class BERT4RecConfig(Config):
-    """The cloze-trained bidirectional encoder (Sun et al. 2019)."""
+class TransformerConfig(Config):
+    """Sizes that every transformer has."""
 
-    name: Literal["bert4rec"] = "bert4rec"
     dim: int = Field(64, ge=2, description="width D of items and hidden states")
     layers: int = Field(2, ge=1, description="transformer blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide `dim`")
-    max_length: int = Field(50, ge=2, description="positions N, the appended [mask] included")
+    max_length: int = Field(50, ge=2, description="positions N; BERT4Rec's appended [mask] takes one")
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout of embeddings and residual branches")
-    attention_dropout: float = Field(0.2, ge=0, lt=1, description="dropout of attention weights")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+class BERT4RecConfig(TransformerConfig):
+    """The cloze-trained bidirectional encoder (Sun et al. 2019)."""
+
+    name: Literal["bert4rec"] = "bert4rec"
     mask_prob: float = Field(0.2, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
     last_item_prob: float = Field(
         0.1, ge=0, le=1, description="share of training samples that mask only the last item"
     )
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> BERT4RecConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        return self
+
+class SASRecConfig(TransformerConfig):
+    """The causal encoder, trained to name the item after each (Kang and McAuley 2018)."""
+
+    name: Literal["sasrec"] = "sasrec"
 
 
 class PopularityConfig(Config):
@@ -184,18 +195,28 @@ class ReplayConfig(Config):
 
 
 Counting = PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig | ReplayConfig
-ModelConfig = Annotated[BERT4RecConfig | Counting, Field(discriminator="name")]
+EncoderConfig = BERT4RecConfig | SASRecConfig
+ModelConfig = Annotated[EncoderConfig | Counting, Field(discriminator="name")]
 
 
 class TrainingConfig(Config):
     """How an encoder is trained; counting models need none of it."""
 
     epochs: int = Field(100, ge=1, description="at most so many passes; the learning rate reaches 0 there")
-    batch_size: int = Field(
-        128,
-        ge=1,
-        description="sequences of `max_length` that one step may hold: the "
-        "token budget of a step is batch_size x max_length",
+    batch_size: int = Field(128, ge=1, description="sequences (windows of at most `max_length`) of a step")
+    loss: Literal["full", "sampled", "gbce"] = Field(
+        "full", description="softmax over the whole catalogue, or over negatives, or gSASRec's gBCE"
+    )
+    negatives: int = Field(1024, ge=1, description="sampled, gbce: negatives that a step draws")
+    negative_power: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="sampled: an item is drawn as its training count to this power; 0 uniformly",
+    )
+    calibration: float = Field(0.75, ge=0, le=1, description="gbce: t, from plain to calibrated")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of matrix products; auto: bf16 where the processor has it"
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak rate, after the warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps that warm up linearly from 0")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
-from recsys.config import BERT4RecConfig, ExperimentConfig, setting_differences, shown_uri
+from recsys.config import EncoderConfig, ExperimentConfig, setting_differences, shown_uri
 from recsys.dataset import PreparedData, Split
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
@@ -132,7 +132,7 @@ def _fit(
     if config.model.name in COUNTING:
         times = data.times if chosen else data.training_times()
         return fit_counting(config.model, training, times, n_items), None
-    assert isinstance(config.model, BERT4RecConfig)
+    assert isinstance(config.model, EncoderConfig)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         append_epoch(folder, epoch, metrics)

@@ -21,7 +21,6 @@ SAMPLE_MODEL = {
     "mask_prob": 0.5,
     "last_item_prob": 0.2,
     "dropout": 0.0,
-    "attention_dropout": 0.0,
 }
 SAMPLE_TRAINING = {"epochs": 25, "batch_size": 64, "learning_rate": 2e-3, "validate_every": 5}
 

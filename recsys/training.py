@@ -1,6 +1,6 @@
-"""Training of an encoder by the cloze task, with validation on the full catalogue.
+"""Training of an encoder, with validation on the full catalogue.
 
-Shapes: `B` sequences, `L` positions, `T` masked positions, `V` items.
+Shapes: `B` sequences, `R` rows of a step, `L` columns, `T` places that are asked, `D` width, `V` items.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,72 +19,21 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from recsys.batching import BatchPlan, windows
-from recsys.config import BERT4RecConfig, TrainingConfig
+from recsys.config import EncoderConfig, TrainingConfig
 from recsys.dataset import Targets
-from recsys.errors import InputError
 from recsys.evaluation import chunks, encoder_input
-from recsys.losses import full_cross_entropy
-from recsys.masking import cloze_mask
+from recsys.losses import full_cross_entropy, gbce, sampled_softmax
 from recsys.metrics import hit_rate, ndcg, rank_counts
 from recsys.models import build_encoder
-from recsys.models.bert4rec import BERT4Rec
+from recsys.models.transformer import Transformer
 from recsys.progress import epoch_reporter
 from recsys.sequences import Ragged
+from recsys.steps import Step, Steps
 
 MONITOR = "ndcg@10"
 LAST_CHECKPOINT = "last.ckpt"
 
 OnEpoch = Callable[[int, dict[str, float]], None]
-
-
-class ClozeBatch(NamedTuple):
-    """One step: what the encoder reads, where it is asked, and what it should say there.
-
-    Attributes:
-        items_BL: int64 item indices, MASK at the hidden places, PAD on the left.
-        hidden_BL: bool, the T hidden places.
-        targets_T: int64 item indices, in the order of `hidden_BL`.
-    """
-
-    items_BL: torch.Tensor
-    hidden_BL: torch.Tensor
-    targets_T: torch.Tensor
-
-
-class ClozeBatches:
-    """The batches of an epoch, a function of the seed and the epoch's number alone.
-
-    A resumed run therefore sees exactly what the interrupted one would have seen.
-    """
-
-    def __init__(
-        self, plan: BatchPlan, config: BERT4RecConfig, *, mask: int, seed: int, epoch: Callable[[], int]
-    ) -> None:
-        self.plan = plan
-        self.config = config
-        self.mask = mask
-        self.seed = seed
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __iter__(self) -> Iterator[ClozeBatch]:
-        rng = np.random.default_rng([self.seed, self.epoch()])
-        for items_BL in self.plan.epoch(rng):
-            hidden_BL = cloze_mask(
-                items_BL,
-                mask_prob=self.config.mask_prob,
-                last_item_prob=self.config.last_item_prob,
-                rng=rng,
-            )
-            read_BL = np.where(hidden_BL, self.mask, items_BL).astype(np.int64)
-            yield ClozeBatch(
-                torch.from_numpy(read_BL),
-                torch.from_numpy(hidden_BL),
-                torch.from_numpy(items_BL[hidden_BL].astype(np.int64)),
-            )
 
 
 @dataclass(frozen=True)
@@ -101,33 +49,33 @@ class ValidationChunks:
         return iter(self.places)
 
 
-class ClozeTraining(pl.LightningModule):
-    """The step, the validation and the optimizer of cloze training."""
+class EncoderTraining(pl.LightningModule):
+    """The step, the validation and the optimizer of an encoder's training."""
 
     def __init__(
-        self,
-        encoder: BERT4Rec,
-        batches: Callable[[Callable[[], int]], ClozeBatches],
-        validation: Targets | None,
-        config: TrainingConfig,
+        self, encoder: Transformer, steps: Steps, validation: Targets | None, config: TrainingConfig
     ) -> None:
         """Wrap an encoder.
 
         Args:
             encoder: the model to train.
-            batches: makes the training batches, given how to ask for the current epoch.
+            steps: what it reads.
             validation: targets ranked in the full catalogue; None trains without validation.
-            config: optimizer, schedule and seed.
+            config: loss, optimizer, schedule and seed.
         """
         super().__init__()
         self.encoder = encoder
-        self.batches = batches(lambda: self.current_epoch)
+        self.steps = steps
+        self.steps.epoch = lambda: self.current_epoch
+        self.steps.share = lambda: (self.global_rank, self.trainer.world_size)
         self.validation = validation
         self.config = config
+        self.log_chance: torch.Tensor
+        self.register_buffer("log_chance", steps.negatives.log_chance, persistent=False)
 
-    def train_dataloader(self) -> ClozeBatches:
-        """Batches that follow the current epoch."""
-        return self.batches
+    def train_dataloader(self) -> Steps:
+        """Steps that follow the current epoch."""
+        return self.steps
 
     def val_dataloader(self) -> ValidationChunks:
         """Places of the validation targets; none without validation."""
@@ -136,32 +84,50 @@ class ClozeTraining(pl.LightningModule):
         return ValidationChunks(list(chunks(self.validation, self.encoder.n_items)))
 
     def on_train_epoch_start(self) -> None:
-        """Tie dropout to the epoch's number, for the same reason as the batches."""
-        sequence = np.random.SeedSequence([self.config.seed, self.current_epoch])
+        """Tie dropout to the epoch's number, for the same reason as the steps; processes drop differently."""
+        sequence = np.random.SeedSequence([self.config.seed, self.current_epoch, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
-    def training_step(self, batch: ClozeBatch, batch_idx: int) -> torch.Tensor:
-        """Mean loss at the hidden places; logits exist only there."""
-        states_TD = self.encoder.transform(self.encoder.hidden(batch.items_BL)[batch.hidden_BL])
-        loss = full_cross_entropy(
-            states_TD, self.encoder.item_vectors(), self.encoder.item_bias, batch.targets_T
-        )
-        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.targets_T))
+    def training_step(self, step: Step, batch_idx: int) -> torch.Tensor:
+        """Mean loss at the places asked; logits exist only there.
+
+        Processes hold unequal numbers of places, and their gradients are averaged: each loss is weighted so
+        that the average is that of the whole step.
+        """
+        bf16 = uses_bf16(self.config.precision, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and self.device.type != "cpu"):
+            states_TD = self.encoder.states(step.items_RL, step.positions_RL, step.owner_RL, step.places_T)
+        scored = states_TD.float(), self.encoder.item_embedding.weight, self.encoder.output_bias()
+        if self.config.loss == "full":
+            loss = full_cross_entropy(*scored, step.targets_T, bf16=bf16)
+        elif self.config.loss == "sampled":
+            loss = sampled_softmax(*scored, step.targets_T, step.negatives_n, self.log_chance)
+        else:
+            loss = gbce(*scored, step.targets_T, step.negatives_n, calibration=self.config.calibration)
+        loss = loss * (len(step.targets_T) * self.trainer.world_size / step.asked)
+        self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=step.asked)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums of NDCG, HR and users."""
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
     def validation_step(self, places_B: NDArray[np.int64], batch_idx: int) -> None:
-        """NDCG@10 and HR@10 of a chunk, items of the history taken out of the ranking."""
+        """NDCG@10 and HR@10 of this process's share of a chunk, items of the history taken out."""
         assert self.validation is not None
+        places_B = places_B[self.global_rank :: self.trainer.world_size]
         histories = self.validation.histories.take(places_B)
         vectors_BD = self.encoder.encode(encoder_input(self.encoder, histories, str(self.device)))
         scores_BV = (vectors_BD @ self.encoder.item_table().T).float().cpu().numpy()
         scores_BV[histories.rows, histories.values - 1] = -np.inf
         above_B, level_B = rank_counts(scores_BV, self.validation.items[places_B])
-        means = {
-            MONITOR: float(ndcg(above_B, level_B, 10).mean()),
-            "hr@10": float(hit_rate(above_B, level_B, 10).mean()),
-        }
-        self.log_dict(means, on_epoch=True, prog_bar=True, batch_size=len(places_B))
+        sums = ndcg(above_B, level_B, 10).sum(), hit_rate(above_B, level_B, 10).sum(), len(places_B)
+        self._sums += torch.tensor(sums, dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all users, of all processes."""
+        total = self.trainer.strategy.reduce(self._sums.float().to(self.device), reduce_op="sum").tolist()
+        self.log_dict({MONITOR: total[0] / total[2], "hr@10": total[1] / total[2]})
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
         """AdamW with linear warm-up and linear decay; no weight decay on biases and LayerNorms."""
@@ -172,12 +138,21 @@ class ClozeTraining(pl.LightningModule):
             {"params": vectors, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
-        steps = len(self.batches) * self.config.epochs
+        steps = len(self.steps) * self.config.epochs
         warmup = max(int(self.config.warmup * steps), 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / warmup, max(steps - step, 0) / max(steps - warmup, 1))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products are done in bfloat16: as asked, and for `auto` where the processor can."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 class _Progress(Callback):
@@ -210,13 +185,13 @@ class Fitted:
         seconds: wall time of training and validation in this process.
     """
 
-    encoder: BERT4Rec
+    encoder: Transformer
     best_epoch: int
     seconds: float
 
 
 def fit_encoder(
-    model_config: BERT4RecConfig,
+    model_config: EncoderConfig,
     config: TrainingConfig,
     *,
     training: Ragged,
@@ -246,14 +221,7 @@ def fit_encoder(
     Raises:
         InputError: no training sequence has two events.
     """
-    plan = BatchPlan.by_length(
-        windows(training, model_config.max_length), config.batch_size * model_config.max_length
-    )
-    if not len(plan):
-        raise InputError(
-            "no training sequence has two events, so there is nothing to fill in; prepare longer sequences, "
-            "or train a model that counts (model=popularity)"
-        )
+    steps = Steps(training, n_items, model_config, config)
     last, best = checkpoints / LAST_CHECKPOINT, checkpoints / "best.ckpt"
     if not resume:
         last.unlink(missing_ok=True)
@@ -261,13 +229,7 @@ def fit_encoder(
     started = time.perf_counter()
     with seeded(config.seed), cpu_threads(config.threads), _quiet_lightning():
         encoder = build_encoder(model_config, n_items)
-        assert isinstance(encoder, BERT4Rec)
-        module = ClozeTraining(
-            encoder,
-            lambda epoch: ClozeBatches(plan, model_config, mask=n_items + 1, seed=config.seed, epoch=epoch),
-            validation,
-            config,
-        )
+        module = EncoderTraining(encoder, steps, validation, config)
         with epoch_reporter(stop_epoch or config.epochs) as report:
             progress = _Progress(report, on_epoch)
             trainer = _trainer(config, checkpoints, validation is not None, stop_epoch, progress)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.batching import WIDTH_GROWTH, BatchPlan, windows
+from recsys.batching import Packed, number_of_batches, shuffled_batches, windows
 from recsys.sequences import Ragged
 
 sequences = st.lists(st.integers(0, 40), min_size=1, max_size=30).map(
@@ -38,24 +38,36 @@ def test_a_long_sequence_gives_overlapping_windows() -> None:
     ]
 
 
-@given(sequences, st.integers(1, 200), st.integers(0, 2**31))
-def test_an_epoch_holds_every_row_once_within_the_budget(ragged: Ragged, budget: int, seed: int) -> None:
-    rows = windows(ragged, 20)
-    plan = BatchPlan.by_length(rows, budget)
-    batches = list(plan.epoch(np.random.default_rng(seed)))
-    assert len(batches) == len(plan)
-    seen = Counter(tuple(row[row > 0].tolist()) for batch in batches for row in batch)
-    assert seen == Counter(tuple(rows[row].tolist()) for row in range(len(rows)))
-    for batch in batches:
-        assert batch.size <= budget or len(batch) == 1
-        shortest = (batch > 0).sum(axis=1).min()
-        assert shortest > int(batch.shape[1] / WIDTH_GROWTH) - 1  # little of a batch is padding
+@given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 2**31))
+def test_an_epoch_holds_every_row_once_in_even_batches(count: int, size: int, seed: int) -> None:
+    batches = list(shuffled_batches(count, size, np.random.default_rng(seed)))
+    assert len(batches) == number_of_batches(count, size)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
 
 
-def test_epochs_differ_and_repeat_with_their_seed() -> None:
-    plan = BatchPlan.by_length(Ragged.of([[row + 1, row + 2] for row in range(50)]), 20)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=60))
+def test_packing_keeps_every_sequence_whole_and_apart(plain: list[int]) -> None:
+    lengths = np.array(plain)
+    packed = Packed.rows(lengths)
+    _, width = packed.shape
+    assert width == lengths.max()
+    assert len(set(packed.places.tolist())) == lengths.sum()  # no two events in one place
+    for part in np.split(packed.places, np.cumsum(lengths)[:-1]):
+        assert (np.diff(part) == 1).all()
+        assert part[0] // width == part[-1] // width  # within one row
+    owners = packed.owners()
+    assert (owners >= 0).any(axis=1).all()  # no row is empty
+    positions = packed.positions()
+    for row, length in enumerate(lengths):
+        assert positions[owners == row].tolist() == list(range(length - 1, -1, -1))
+    values = np.arange(1, lengths.sum() + 1)
+    assert packed.spread(values).reshape(-1)[packed.places].tolist() == values.tolist()
 
-    def epoch(seed: int) -> list[list[list[int]]]:
-        return [batch.tolist() for batch in plan.epoch(np.random.default_rng(seed))]
 
-    assert epoch(1) == epoch(1) != epoch(2)
+def test_packing_wastes_little() -> None:
+    lengths = np.random.default_rng(0).geometric(0.15, 256).clip(2, 50)
+    rows, width = Packed.rows(lengths).shape
+    assert lengths.sum() > 0.9 * rows * width

@@ -5,16 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.config import BERT4RecConfig
-from recsys.losses import full_cross_entropy
-from recsys.models.bert4rec import BERT4Rec, build_bert4rec
+from recsys.config import BERT4RecConfig, SASRecConfig
+from recsys.models.dropout import dropout
 from recsys.models.protocol import Encoder
+from recsys.models.transformer import Transformer, build_bert4rec, build_sasrec
+from recsys.objectives import Examples
 from recsys.sequences import Ragged
+from recsys.steps import Step
 
 N_ITEMS = 20
 
 
-def encoder(seed: int = 0) -> BERT4Rec:
+def encoder(seed: int = 0) -> Transformer:
     torch.manual_seed(seed)
     model = build_bert4rec(BERT4RecConfig(dim=16, layers=2, heads=4, max_length=9), N_ITEMS).eval()
     with torch.no_grad():
@@ -25,53 +27,102 @@ def encoder(seed: int = 0) -> BERT4Rec:
     return model
 
 
-def reference_hidden(model: BERT4Rec, items: list[int]) -> torch.Tensor:
+def torch_layer(block: nn.Module, *, inner: int, activation: str, norm_first: bool) -> nn.Module:
+    """PyTorch's own encoder layer with the weights of a block."""
+    layer = nn.TransformerEncoderLayer(
+        16, 4, inner, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first
+    )
+    names = {
+        "self_attn.in_proj_": "project_qkv.",
+        "self_attn.out_proj.": "project_out.",
+        "linear1.": "widen.",
+        "linear2.": "narrow.",
+        "norm1.": "attention_norm.",
+        "norm2.": "feed_forward_norm.",
+    }
+    layer.load_state_dict(
+        {
+            theirs + kind: block.get_parameter(ours + kind)
+            for theirs, ours in names.items()
+            for kind in ("weight", "bias")
+        }
+    )
+    return layer.eval()
+
+
+def reference_hidden(model: Transformer, items: list[int]) -> torch.Tensor:
     """The same weights through PyTorch's own post-LN encoder layers, one unpadded sequence at a time."""
-    length = len(items)
-    positions = model.position_embedding.weight[:length].flip(0)
+    positions = model.position_embedding.weight[: len(items)].flip(0)
     hidden: torch.Tensor = model.embedding_norm(model.item_embedding.weight[items] + positions)[None]
     for block in model.blocks:
-        layer = nn.TransformerEncoderLayer(
-            16, 4, dim_feedforward=64, dropout=0.0, activation="gelu", batch_first=True, norm_first=False
-        ).eval()
-        layer.load_state_dict(
-            {
-                "self_attn.in_proj_weight": block.get_parameter("project_qkv.weight"),
-                "self_attn.in_proj_bias": block.get_parameter("project_qkv.bias"),
-                "self_attn.out_proj.weight": block.get_parameter("project_out.weight"),
-                "self_attn.out_proj.bias": block.get_parameter("project_out.bias"),
-                "linear1.weight": block.get_parameter("widen.weight"),
-                "linear1.bias": block.get_parameter("widen.bias"),
-                "linear2.weight": block.get_parameter("narrow.weight"),
-                "linear2.bias": block.get_parameter("narrow.bias"),
-                "norm1.weight": block.get_parameter("attention_norm.weight"),
-                "norm1.bias": block.get_parameter("attention_norm.bias"),
-                "norm2.weight": block.get_parameter("feed_forward_norm.weight"),
-                "norm2.bias": block.get_parameter("feed_forward_norm.bias"),
-            }
-        )
-        hidden = layer(hidden)
+        hidden = torch_layer(block, inner=64, activation="gelu", norm_first=False)(hidden)
     return hidden[0]
 
 
-def test_hidden_states_equal_an_independent_encoder_whatever_the_padding() -> None:
+def transformed(model: Transformer, hidden: torch.Tensor) -> torch.Tensor:
+    states: torch.Tensor = model.output_norm(nn.functional.gelu(model.output(hidden)))
+    return states
+
+
+def packed_states(model: Transformer, rows: list[list[int]], asked: list[np.ndarray]) -> torch.Tensor:
+    ragged = Ragged.of(rows)
+    examples = Examples(ragged, np.concatenate(asked), ragged.values)
+    step = Step.of(examples, np.empty(0, np.int64), 0)
+    return model.states(step.items_RL, step.positions_RL, step.owner_RL, step.places_T)
+
+
+ROWS = [[3, 7, 1, 21, 4], [5], [9, 2, 2, 8, 11, 13, 20, 1], [6, 4], [4, 4, 4]]
+
+
+def test_packed_states_equal_an_independent_encoder_of_each_sequence_alone() -> None:
     model = encoder()
-    rows = [[3, 7, 1, 21, 4], [5], [9, 2, 2, 8, 11, 13, 20, 1, 6]]
+    asked = [np.arange(len(row)) % 2 == 0 for row in ROWS]
     with torch.inference_mode():
-        batch = torch.from_numpy(Ragged.of(rows).padded().astype(np.int64))
-        hidden = model.hidden(batch)
-        for row, states in zip(rows, hidden, strict=True):
-            torch.testing.assert_close(
-                states[-len(row) :], reference_hidden(model, row), rtol=1e-5, atol=1e-5
-            )
+        expected = torch.cat(
+            [
+                transformed(model, reference_hidden(model, row)[mask])
+                for row, mask in zip(ROWS, asked, strict=True)
+            ]
+        )
+        torch.testing.assert_close(packed_states(model, ROWS, asked), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_causal_states_read_nothing_that_comes_later_and_equal_the_encoded_history() -> None:
+    torch.manual_seed(0)
+    model = build_sasrec(SASRecConfig(dim=16, layers=2, heads=4, max_length=9), N_ITEMS).eval()
+    with torch.inference_mode():
+        asked = [np.arange(len(row)) == len(row) - 1 for row in ROWS]
+        alone = torch.cat([model.encode(torch.tensor([row])) for row in ROWS])
+        padded = model.encode(torch.from_numpy(Ragged.of(ROWS).padded(9).astype(np.int64)))
+        torch.testing.assert_close(packed_states(model, ROWS, asked), alone, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-5)
+        everywhere = [np.ones(len(row), dtype=bool) for row in ROWS]
+        states = packed_states(model, ROWS, everywhere)
+        changed = packed_states(model, [[*row[:-1], 15] for row in ROWS], everywhere)
+        last = np.concatenate(asked)
+        torch.testing.assert_close(states[~last], changed[~last], rtol=0, atol=0)
+        assert not torch.isclose(states[last], changed[last]).all()
+
+
+def test_sasrec_equals_an_independent_pre_norm_encoder() -> None:
+    torch.manual_seed(0)
+    model = build_sasrec(SASRecConfig(dim=16, layers=2, heads=4, max_length=9), N_ITEMS).eval()
+    row = [3, 7, 1, 20]
+    with torch.inference_mode():
+        positions = model.position_embedding.weight[:4].flip(0)
+        hidden = (model.item_embedding.weight[row] * 4 + positions)[None]
+        for block in model.blocks:
+            layer = torch_layer(block, inner=16, activation="relu", norm_first=True)
+            hidden = layer(hidden, src_mask=nn.Transformer.generate_square_subsequent_mask(4))
+        expected = model.output_norm(hidden[:, -1])
+        torch.testing.assert_close(model.encode(torch.tensor([row])), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_scores_are_the_papers_output_layer_at_an_appended_mask() -> None:
     model = encoder()
     with torch.inference_mode():
         state = reference_hidden(model, [3, 7, 1, N_ITEMS + 1])[-1]
-        state = model.output_norm(nn.functional.gelu(model.output(state)))
-        logits = state @ model.item_embedding.weight[1 : N_ITEMS + 1].T + model.item_bias
+        logits = transformed(model, state) @ model.item_embedding.weight[1 : N_ITEMS + 1].T + model.item_bias
         vectors = model.encode(torch.tensor([[0, 3, 7, 1]]))
         assert vectors.shape == (1, 17)
         torch.testing.assert_close((vectors @ model.item_table().T)[0], logits, rtol=1e-5, atol=1e-5)
@@ -87,17 +138,29 @@ def test_weights_start_as_a_truncated_normal_and_pad_as_zero() -> None:
     assert model.item_bias.abs().max() == 0
 
 
-def test_the_loss_is_the_mean_negative_log_likelihood() -> None:
-    generator = torch.Generator().manual_seed(0)
-    states, items, bias = (torch.randn(shape, generator=generator) for shape in ((5, 4), (7, 4), (7,)))
-    targets = torch.tensor([1, 7, 3, 3, 2])
-    logits = (states @ items.T + bias).double().numpy()
-    likelihood = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    expected = -np.log(likelihood[np.arange(5), targets.numpy() - 1]).mean()
-    assert full_cross_entropy(states, items, bias, targets).item() == pytest.approx(expected, rel=1e-5)
-
-
 def test_the_encoder_answers_the_protocol() -> None:
     model = encoder()
     assert isinstance(model, Encoder)
     assert model.max_history == 8
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(1001, 1001)
+    dropped = dropout(values, 0.25)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.003)
+    assert torch.unique(dropped).tolist() == pytest.approx([0, 4 / 3])
+    columns = (dropped == 0).reshape(-1)[: 8 * 125_000].reshape(-1, 8).float().mean(0)
+    assert columns.tolist() == pytest.approx(
+        [0.25] * 8, abs=0.007
+    )  # every byte of a random word is used alike
+    assert dropout(values, 0.0) is values
+
+
+def test_dropout_passes_the_gradient_of_what_it_keeps() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(50, requires_grad=True)
+    dropped = dropout(values, 0.5)
+    torch.autograd.backward(dropped.sum())
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, torch.where(dropped == 0, 0.0, 2.0))

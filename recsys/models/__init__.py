@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from recsys.config import ModelConfig
-from recsys.models.bert4rec import build_bert4rec
 from recsys.models.item_knn import ItemKNN, fit_item_knn
 from recsys.models.markov import Markov, fit_markov
 from recsys.models.popularity import Popularity, fit_popularity, fit_recent_popularity
 from recsys.models.protocol import CountingModel
 from recsys.models.replay import Replay, fit_replay
+from recsys.models.transformer import Transformer, build_bert4rec, build_sasrec
 from recsys.sequences import Ragged
 
-ENCODERS: dict[str, Callable[[Any, int], nn.Module]] = {
+ENCODERS: dict[str, Callable[[Any, int], Transformer]] = {
     "bert4rec": build_bert4rec,
+    "sasrec": build_sasrec,
 }
 """Name -> (configuration, number of items) -> an `Encoder` with fresh weights."""
 
@@ -36,7 +36,7 @@ ANSWERS_SEEN = frozenset({"replay"})
 """Models that answer with items of the history: without them they say nothing."""
 
 
-def build_encoder(config: ModelConfig, n_items: int) -> nn.Module:
+def build_encoder(config: ModelConfig, n_items: int) -> Transformer:
     """An encoder with fresh weights, drawn from the global torch generator."""
     return ENCODERS[config.name](config, n_items)
 

@@ -1,0 +1,131 @@
+"""The steps of a training epoch: sequences drawn, examples made, packed into rows and cut for each process.
+
+Everything here is numpy on whole batches; a step's arrays are a function of the seed, the epoch and the step,
+never of the number of processes.
+
+Shapes: `B` sequences of a step, `R` rows, `L` columns, `T` places that are asked, `n` negatives, `V` items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.batching import Packed, number_of_batches, shuffled_batches, windows
+from recsys.config import EncoderConfig, TrainingConfig
+from recsys.errors import InputError
+from recsys.objectives import OBJECTIVES, Examples
+from recsys.sequences import Ragged
+
+
+class Step(NamedTuple):
+    """What one process reads in one step.
+
+    Attributes:
+        items_RL: int64 item indices, MASK at the hidden places, PAD where no sequence stands.
+        positions_RL: int64 distance from the end of the sequence.
+        owner_RL: int64 sequence of the step that a column belongs to; -1 at padding.
+        places_T: int64 row * L + column of the places that are asked.
+        targets_T: int64 item indices, the answers there.
+        negatives_n: int64 item indices that all processes share; empty for the full softmax.
+        asked: places asked in the whole step, of all processes.
+    """
+
+    items_RL: torch.Tensor
+    positions_RL: torch.Tensor
+    owner_RL: torch.Tensor
+    places_T: torch.Tensor
+    targets_T: torch.Tensor
+    negatives_n: torch.Tensor
+    asked: int
+
+    @classmethod
+    def of(cls, examples: Examples, negatives: NDArray[np.int64], asked: int) -> Step:
+        """Pack examples into rows."""
+        packed = Packed.rows(examples.read.lengths)
+        return cls(
+            torch.from_numpy(packed.spread(examples.read.values)),
+            torch.from_numpy(packed.positions()),
+            torch.from_numpy(packed.owners()),
+            torch.from_numpy(packed.places[examples.asked]),
+            torch.from_numpy(examples.answers[examples.asked].astype(np.int64)),
+            torch.from_numpy(negatives),
+            asked,
+        )
+
+
+class Negatives:
+    """Draws the negatives of a step, each item as its training count to a power."""
+
+    def __init__(self, training: Ragged, n_items: int, config: TrainingConfig) -> None:
+        """Count the items.
+
+        Args:
+            training: training sequences.
+            n_items: number of items V.
+            config: loss, number and power; gBCE draws uniformly, the full softmax nothing.
+        """
+        self.number = 0 if config.loss == "full" else config.negatives
+        power = config.negative_power if config.loss == "sampled" else 0.0
+        counts = np.bincount(training.values, minlength=n_items + 1)[1:].astype(np.float64)
+        weights = np.maximum(counts, 1.0) ** power  # an item without events can still be drawn
+        self._cumulative = np.cumsum(weights) / weights.sum()
+        log_chance = np.log(weights / weights.sum())
+        self.log_chance = torch.from_numpy(np.pad(log_chance, 1).astype(np.float32))
+        """(V+2,) log of the chance of each row of the item embedding; 0 for PAD and MASK, never drawn."""
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(n,) item indices, with replacement."""
+        places = np.searchsorted(self._cumulative, rng.random(self.number), side="right")
+        return np.minimum(places, len(self._cumulative) - 1) + 1
+
+
+class Steps:
+    """The steps of an epoch, a function of the seed and the epoch's number alone.
+
+    A resumed run therefore sees exactly what the interrupted one would have seen.
+    """
+
+    def __init__(self, training: Ragged, n_items: int, model: EncoderConfig, config: TrainingConfig) -> None:
+        """Cut the training sequences into windows.
+
+        Args:
+            training: S ragged rows of training events.
+            n_items: number of items V.
+            model: decides the objective and the length of windows.
+            config: batch size, negatives and seed.
+
+        Raises:
+            InputError: no training sequence has two events.
+        """
+        causal = model.name == "sasrec"  # reads all but the last item, which is only asked for
+        self.windows = windows(training, model.max_length + causal)
+        if not len(self.windows):
+            raise InputError(
+                "no training sequence has two events, so there is nothing to predict; prepare longer "
+                "sequences, or train a model that counts (model=popularity)"
+            )
+        self.negatives = Negatives(training, n_items, config)
+        self.model = model
+        self.config = config
+        self.mask = n_items + 1
+        self.epoch: Callable[[], int] = lambda: 0
+        self.share: Callable[[], tuple[int, int]] = lambda: (0, 1)
+        """Rank of this process and number of processes; each takes every so many-th sequence of a step."""
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return number_of_batches(len(self.windows), self.config.batch_size)
+
+    def __iter__(self) -> Iterator[Step]:
+        rank, processes = self.share()
+        rng = np.random.default_rng([self.config.seed, self.epoch()])
+        make = OBJECTIVES[self.model.name]
+        for chosen in shuffled_batches(len(self.windows), self.config.batch_size, rng):
+            examples = make(self.windows.take(chosen), self.model, self.mask, rng)
+            own = examples.take(np.arange(rank, len(chosen), processes)) if processes > 1 else examples
+            yield Step.of(own, self.negatives.draw(rng), int(examples.asked.sum()))
