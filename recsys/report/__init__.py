@@ -43,8 +43,8 @@ def write_report(
         The file.
 
     Raises:
-        InputError: bundle or data are missing or do not fit each other, or the split is unknown or has no
-            target.
+        InputError: bundle or data are missing or do not fit each other, the split is unknown or has no
+            target, or the model has nothing to say under `exclude_seen`.
     """
     bundle = Bundle.load(bundle_folder)
     report = gather(
