@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from recsys.config import ExperimentConfig, load_config
 from recsys.dataset import PreparedData, read_manifest
 from recsys.environment import TrainingRecord
 from recsys.errors import InputError
+from recsys.files import fsync
 from recsys.models import COUNTING, ENCODERS, build_encoder, counting_from_arrays
 from recsys.models.popularity import item_counts, recent_counts
 from recsys.models.protocol import CountingModel, Model
@@ -174,6 +174,7 @@ def save_bundle(
     """
     with written_folder(Path(folder)) as draft:
         hashes = _write_files(draft, config, model, _items_table(data, trained_on))
+        stated = {"path": str(data.path.resolve()), "name": config.name, "content_digest": data.digest}
         manifest = {
             "format_version": schema.FORMAT_VERSION,
             "kind": "bundle",
@@ -181,11 +182,7 @@ def save_bundle(
             "model_version": _version(hashes, config),
             "files": hashes,
             "vocabulary": data.vocabulary.hash,
-            "data": {
-                "path": str(data.path.resolve()),
-                "name": config.name,
-                "content_digest": data.digest,
-            },
+            "data": stated,
             "trained_on": trained_on,
             "best_epoch": best_epoch,
             "metrics": metrics,
@@ -225,15 +222,6 @@ def written_folder(target: Path) -> Iterator[Path]:
         fsync(target.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def fsync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_files(draft: Path, config: ExperimentConfig, model: Model, items: pa.Table) -> dict[str, str]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 from html.parser import HTMLParser
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from recsys.report import write_report
 from recsys.report.charts import nice_ticks
 from recsys.report.examples import example_users
 from recsys.sequences import Ragged
-from tests.test_cli import recsys
 from tests.worlds import counting_bundle, encoder_bundle, experiment, prepared, ring, small_encoder
 
 N_ITEMS = 150
@@ -253,10 +251,7 @@ def test_a_final_bundle_shows_the_run_that_chose_its_epochs(folder: Path, page: 
         trained_on="all",
         best_epoch=3,
     )
-    trained_by(final, "train", "a.yaml", "--final", torch="2.1")
     shown_there = Page(write_report(final, folder / "final.html"))
-    assert "The command of the training: recsys train a.yaml --final" in shown_there.words
-    assert "has no record of the run that chose the epochs" in shown_there.words
     model_version = Bundle.load(folder / "bundle").model_version
     assert f"of the run that chose its 3 epochs, model version {model_version}" in shown_there.words
     assert shown_there.row("HR share") == page.row("HR share")
@@ -281,38 +276,6 @@ def test_a_bundle_that_answers_with_seen_items_is_not_asked_for_others(tmp_path:
     assert not out.exists()
     page = Page(write_report(bundle.folder, out, exclude_seen=False, baselines=False))
     assert "items of the history kept in the ranking" in page.words
-
-
-def trained_by(folder: Path, *words: str, torch: str = "2.0.1") -> None:
-    """Put the record of a training into a bundle's manifest, as an older machine would have written it."""
-    environment = {
-        "command": ["/usr/bin/recsys", *words],
-        "python": "3.11.0",
-        "platform": "Linux-6.1",
-        "packages": {"torch": torch},
-        "git_commit": "abc123",
-    }
-    file = folder / schema.MANIFEST_FILE
-    manifest = json.loads(file.read_text())
-    training = {"environment": environment, "started_at": "2026-03-01T12:30:00Z", "seconds": 1234.56}
-    file.write_text(json.dumps({**manifest, "training": training}))
-
-
-def test_the_training_and_the_page_are_told_apart(tmp_path: Path) -> None:
-    data = prepared(tmp_path / "data", ring(N_ITEMS, 60), N_ITEMS)
-    bundle = counting_bundle(tmp_path / "bundle", data, name="popularity")
-    untold = Page(write_report(bundle.folder, tmp_path / "report.html", baselines=False))
-    assert "The bundle has no record of the training" in untold.words
-    assert untold.row("torch")[1:] == [version("torch")]
-
-    trained_by(bundle.folder, "train", "my config.yaml", "model=popularity")
-    told = Page(write_report(bundle.folder, tmp_path / "report.html", baselines=False))
-    assert "The command of the training: recsys train 'my config.yaml' model=popularity" in told.words
-    assert "Started 2026-03-01 12:30:00 UTC; 1,234.6 s of training and validation." in told.words
-    assert ["what", "training", "this page"] in [list(map(str.strip, row)) for row in told.tables[-1]]
-    assert told.row("torch") == ["torch", "2.0.1", version("torch")]
-    assert told.row("git commit")[1] == "abc123"
-    assert told.row("annoy")[1:] == ["", version("annoy")]
 
 
 def test_replay_needs_repeats_and_a_ranking_that_keeps_them(tmp_path: Path) -> None:
@@ -350,17 +313,6 @@ def test_errors_say_what_is_missing(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="may have seen the targets; measure it on the data"):
         write_report(folder / "bundle", out, data=tmp_path / "other")
     assert not out.exists()
-
-
-def test_the_command_writes_the_page_and_names_itself(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a b.html"
-    done = recsys("report", folder / "bundle", "--out", out, "--split", "valid", "--no-baselines")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"wrote {out}"
-    page = Page(out)
-    assert f"recsys report {folder / 'bundle'} --out '{out}' --split valid --no-baselines" in page.words
-    assert "Valid targets, full ranking" in page.words
-    assert "mask_prob: 0.2" in page.words
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
