@@ -178,8 +178,11 @@ def _too_many_fields(file: Path, kind: str) -> InputError:
         compressed = stream.read(4).startswith(_COMPRESSED)
         stream.seek(0)
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        rows = csv.reader([] if compressed else lines, delimiter=separator, quoting=quoting)
+        rows = csv.reader(
+            [] if compressed else lines,
+            delimiter=separator,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        )
         with contextlib.suppress(StopIteration, csv.Error):  # no such row by this reader's rules
             header = len(next(rows))
             width = next(len(row) for row in rows if len(row) > header)
