@@ -6,6 +6,8 @@ A new source is one function here and its name in `READERS` (and in `DataConfig.
 from __future__ import annotations
 
 import codecs
+import contextlib
+import csv
 import functools
 import gzip
 import io
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.json
 
@@ -25,6 +28,9 @@ from recsys.errors import InputError
 TEXT_FORMATS = ("csv", "tsv", "atomic", "sequences", "pairs")
 """Formats without types: their readers give strings, and the whole column decides the type of ids."""
 
+_SEPARATED = {"csv": (",", True), "tsv": ("\t", True), "atomic": ("\t", False)}
+"""Formats of rows and fields -> separator, and whether fields may be quoted."""
+_REST = "\0"
 _JSON_BLOCK = 1 << 24  # bytes; a line must fit into one block
 _HEAD = 8_000  # bytes; UTF-16 and binary files have a zero byte among the first, UTF-8 text has none
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # gzip and zstd, which Polars opens by itself
@@ -144,16 +150,45 @@ def read_columns(file: Path, kind: str, choose: Callable[[list[str]], dict[str, 
     try:
         frame = READERS[kind](file)
         chosen = choose(frame.collect_schema().names())
-        return frame.select(pl.col(column).alias(name) for name, column in chosen.items()).collect()
+        wanted = [pl.col(column).alias(name) for name, column in chosen.items()]
+        rest = [name for name in frame.collect_schema().names() if name not in chosen.values()]
+        if kind in _SEPARATED and rest:
+            # A row of too many fields is an error to Polars only where every column is asked for.
+            wanted.append(pl.any_horizontal(cs.by_name(rest).is_not_null()).alias(_REST))
+        return frame.select(wanted).collect().drop(_REST, strict=False)
     except InputError:
         raise
     except pl.exceptions.NoDataError as error:
         raise InputError(f"{file} is empty; expected a log in format {kind}") from error
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
+        if reason.startswith("found more fields"):
+            raise _too_many_fields(file, kind) from error
         raise InputError(
             f"{file} cannot be read as {kind}: {reason}; check the file (text must be UTF-8) and the format"
         ) from error
+
+
+def _too_many_fields(file: Path, kind: str) -> InputError:
+    """What to say of a file with a row of more fields than the header; it is read again to find that row."""
+    separator, quoted = _SEPARATED[kind]
+    source = _source(file)
+    place = f"{file} has a row of more fields than its header"
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        compressed = stream.read(4).startswith(_COMPRESSED)
+        stream.seek(0)
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+        rows = csv.reader(
+            [] if compressed else lines,
+            delimiter=separator,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        )
+        with contextlib.suppress(StopIteration, csv.Error):  # no such row by this reader's rules
+            header = len(next(rows))
+            width = next(len(row) for row in rows if len(row) > header)
+            place = f"{file} line {rows.line_num} has {width} fields, but the header {header}"
+    hint = " (text that holds the separator must be quoted)" if quoted else ""
+    return InputError(f"{place}; expected as many in every row: mend the file{hint}")
 
 
 def _text(file: Path) -> Path | bytes:

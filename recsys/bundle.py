@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -34,7 +33,9 @@ import yaml
 from recsys import schema
 from recsys.config import ExperimentConfig, load_config
 from recsys.dataset import PreparedData, read_manifest
+from recsys.environment import TrainingRecord
 from recsys.errors import InputError
+from recsys.files import fsync
 from recsys.models import COUNTING, ENCODERS, build_encoder, counting_from_arrays
 from recsys.models.popularity import item_counts, recent_counts
 from recsys.models.protocol import CountingModel, Model
@@ -96,6 +97,16 @@ class Bundle:
         """Short hash of weights, items and model settings; every answer names it."""
         return str(self.manifest["model_version"])
 
+    @property
+    def training(self) -> TrainingRecord | None:
+        """How it was trained; None where the bundle is older than this record.
+
+        Raises:
+            InputError: the record cannot be read.
+        """
+        stored = self.manifest.get("training")
+        return None if stored is None else TrainingRecord.read(stored, self.folder / schema.MANIFEST_FILE)
+
     def prepared_data(self, path: Path | str | None = None) -> PreparedData:
         """The prepared data set to export from or to evaluate on.
 
@@ -141,6 +152,7 @@ def save_bundle(
     metrics: dict[str, float],
     trained_on: Literal["training", "all"],
     best_epoch: int | None,
+    training: TrainingRecord | None = None,
 ) -> Path:
     """Write a bundle; it appears under its name complete or not at all, and replaces an older bundle there.
 
@@ -152,6 +164,7 @@ def save_bundle(
         metrics: by name, as validation and test gave them.
         trained_on: the training part only, or all events (`train --final`); counts follow it.
         best_epoch: the epoch the weights are of, from 1; None for a counting model.
+        training: command, versions and time of the training.
 
     Returns:
         The folder.
@@ -159,13 +172,9 @@ def save_bundle(
     Raises:
         InputError: something that is not a bundle stands at `folder`.
     """
-    target = Path(folder)
-    with written_folder(target) as draft:
-        _write_model(draft / WEIGHTS_FILE, model)
-        settings = yaml.safe_dump(config.to_record(), sort_keys=False, allow_unicode=True)
-        (draft / CONFIG_FILE).write_text(settings, encoding="utf-8")
-        pq.write_table(_items_table(data, trained_on), draft / schema.ITEMS_FILE)
-        hashes = {file.name: schema.file_hash(file) for file in sorted(draft.iterdir())}
+    with written_folder(Path(folder)) as draft:
+        hashes = _write_files(draft, config, model, _items_table(data, trained_on))
+        stated = {"path": str(data.path.resolve()), "name": config.name, "content_digest": data.digest}
         manifest = {
             "format_version": schema.FORMAT_VERSION,
             "kind": "bundle",
@@ -173,18 +182,15 @@ def save_bundle(
             "model_version": _version(hashes, config),
             "files": hashes,
             "vocabulary": data.vocabulary.hash,
-            "data": {
-                "path": str(data.path.resolve()),
-                "name": config.name,
-                "content_digest": data.digest,
-            },
+            "data": stated,
             "trained_on": trained_on,
             "best_epoch": best_epoch,
             "metrics": metrics,
+            "training": training and training.model_dump(mode="json", exclude_none=True),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         (draft / schema.MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    return target
+    return Path(folder)
 
 
 @contextmanager
@@ -218,13 +224,13 @@ def written_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def fsync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_files(draft: Path, config: ExperimentConfig, model: Model, items: pa.Table) -> dict[str, str]:
+    """Everything but the manifest; gives the hash of each file by its name."""
+    _write_model(draft / WEIGHTS_FILE, model)
+    settings = yaml.safe_dump(config.to_record(), sort_keys=False, allow_unicode=True)
+    (draft / CONFIG_FILE).write_text(settings, encoding="utf-8")
+    pq.write_table(items, draft / schema.ITEMS_FILE)
+    return {file.name: schema.file_hash(file) for file in sorted(draft.iterdir())}
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys.console import fail, show_answer, writable, write_json
+from recsys import cli_judge
+from recsys.cli_options import (
+    Backend,
+    BundleName,
+    ConfigFile,
+    DataFolder,
+    JsonFile,
+    Overrides,
+    SplitName,
+    TrackingUri,
+    bundle_folder,
+)
+from recsys.console import fail, say, show_answer, write_json
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,26 +36,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="one of configs/, or your own")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[key=value ...]", help="such as data.path=logs training.epochs=5"),
-]
-BundleName = Annotated[
-    str, typer.Argument(metavar="BUNDLE", help="a folder, runs:/RUN_ID/bundle or models:/NAME@ALIAS")
-]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(help="MLflow's address; default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"),
-]
-Backend = Annotated[str | None, typer.Option(help="annoy, exact or auto (the faster one here)")]
-DataFolder = Annotated[
-    Path | None, typer.Option(help="prepared data; default: what the bundle was trained on")
-]
-KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="rank the history's items too")]
-Seed = Annotated[int, typer.Option(min=0, help="of sampled negatives and intervals")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="write the result there", callback=writable)]
 
 
 @app.callback()
@@ -66,13 +58,13 @@ def quickstart(
     write_sample(out / "sample")
     config = sample.configuration(out)
     for line in prepare_log(config).lines():
-        _say(line)
-    recommender = sample.train_and_compare(config, read_oracle(out / "sample").hr_at_10, say=_say)
+        say(line)
+    recommender = sample.train_and_compare(config, read_oracle(out / "sample").hr_at_10, say=say)
     history = sample.example_history(config)
     show_answer(recommender, history, recommender.recommend(history, 10))
     report = export_all(recommender, _prepared(recommender, None), out / "recommendations.parquet", k=20)
-    _say(f"exported {report.sequences:,} lists to {report.path} in {report.seconds:.1f} s")
-    _say(f"next: recsys serve {recommender.bundle.folder}")
+    say(f"exported {report.sequences:,} lists to {report.path} in {report.seconds:.1f} s")
+    say(f"next: recsys serve {recommender.bundle.folder}")
 
 
 @app.command()
@@ -81,7 +73,7 @@ def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
     from data_prep.prepare import prepare as prepare_log
 
     for line in prepare_log(_load(config, overrides)).lines():
-        _say(line)
+        say(line)
 
 
 @app.command()
@@ -98,20 +90,21 @@ def train(
     from recsys.experiment import train as train_model
     from recsys.models import ANSWERS_SEEN
 
-    trained = train_model(_load(config, overrides), resume=resume, final=final, say=_say)
+    experiment = _load(config, overrides)
+    trained = train_model(experiment, resume=resume, final=final, say=say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""
-    seen = "kept" if _load(config, overrides).model.name in ANSWERS_SEEN else "removed"
-    _say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items {seen}{measured_by}:")
+    seen = "kept" if experiment.model.name in ANSWERS_SEEN else "removed"
+    say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items {seen}{measured_by}:")
     if not trained.metrics:
-        _say("  the split holds out no target, so nothing was measured")
+        say("  the split holds out no target, so nothing was measured")
     for split in ("valid", "test"):
         prefix = f"{split}_"
         measured = {
             name.removeprefix(prefix): x for name, x in trained.metrics.items() if name.startswith(prefix)
         }
         for line in metric_lines(measured):
-            _say(f"  {split:5}  {line}")
+            say(f"  {split:5}  {line}")
 
 
 @app.command()
@@ -120,16 +113,15 @@ def floors(
         Path, typer.Argument(metavar="CONFIG.yaml|PREPARED", help="a configuration, or a prepared folder")
     ],
     overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="valid or test")] = "test",
+    split: SplitName = "test",
     json_file: JsonFile = None,
 ) -> None:
     """What counting reaches on a data set: the floor that a trained model must beat."""
-    from recsys.dataset import PreparedData
+    from recsys.dataset import PreparedData, split_named
     from recsys.experiment import check_settings
     from recsys.floors import measure_floors
 
-    if split not in ("valid", "test"):
-        raise InputError(f"split `{split}` is unknown; known: valid, test")
+    part = split_named(split)
     if source.is_dir():
         if overrides:
             raise InputError(f"{source} is a prepared folder, which takes no settings ({overrides[0]})")
@@ -140,112 +132,17 @@ def floors(
             from data_prep.prepare import prepare as prepare_log
 
             for line in prepare_log(config).lines():
-                _say(line)
+                say(line)
         data = PreparedData.load(config.prepared_path)
         check_settings(config, data)
-    table = measure_floors(data, "valid" if split == "valid" else "test", say=_say)
+    table = measure_floors(data, part, say=say)
     for line in table.lines():
-        _say(line)
+        say(line)
     write_json(json_file, table.to_json())
 
 
-@app.command()
-def evaluate(
-    bundle: BundleName,
-    split: Annotated[str, typer.Option(help="valid or test")] = "test",
-    protocol: Annotated[str, typer.Option(help="full, pop-100 or uniform-100")] = "full",
-    keep_seen: KeepSeen = False,
-    negatives: Annotated[
-        Path | None,
-        typer.Option(
-            help="Parquet file of the sampled negatives: read, or written if missing", callback=writable
-        ),
-    ] = None,
-    seed: Seed = 0,
-    data: DataFolder = None,
-    json_file: JsonFile = None,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """Metrics of a bundle on a split of its data."""
-    from recsys.bundle import Bundle
-    from recsys.evaluation import evaluate_bundle
-
-    loaded = Bundle.load(_folder(bundle, tracking_uri))
-    result = evaluate_bundle(
-        loaded,
-        loaded.prepared_data(data),
-        split=split,
-        protocol=protocol,
-        exclude_seen=not keep_seen,
-        negatives=negatives,
-        seed=seed,
-    )
-    for line in result.lines():
-        _say(line)
-    identity = {"model_version": loaded.model_version, "model": loaded.config.model.name}
-    write_json(json_file, {**identity, **result.to_json()})
-
-
-@app.command()
-def compare(
-    bundle_a: Annotated[str, typer.Argument(metavar="BUNDLE_A", help="as BUNDLE elsewhere")],
-    bundle_b: Annotated[str, typer.Argument(metavar="BUNDLE_B", help="differences are B - A")],
-    split: Annotated[str, typer.Option(help="valid or test")] = "test",
-    protocol: Annotated[str, typer.Option(help="full, pop-100 or uniform-100")] = "full",
-    keep_seen: KeepSeen = False,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="may be repeated; default: hr@10 and ndcg@10")
-    ] = None,
-    seed: Seed = 0,
-    data: DataFolder = None,
-    json_file: JsonFile = None,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """Paired bootstrap of two bundles on the same users, with a verdict in words."""
-    from recsys.bundle import Bundle
-    from recsys.compare import METRICS, compare_bundles
-
-    a, b = (Bundle.load(_folder(bundle, tracking_uri)) for bundle in (bundle_a, bundle_b))
-    result = compare_bundles(
-        a,
-        b,
-        data=data,
-        split=split,
-        protocol=protocol,
-        exclude_seen=not keep_seen,
-        metrics=metric or METRICS,
-        seed=seed,
-    )
-    for line in result.lines():
-        _say(line)
-    write_json(json_file, result.to_json())
-
-
-@app.command()
-def report(
-    bundle: BundleName,
-    out: Annotated[Path, typer.Option(help="HTML file to write", callback=writable)] = Path("report.html"),
-    split: Annotated[str, typer.Option(help="valid or test")] = "test",
-    keep_seen: KeepSeen = False,
-    baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="put every counting model beside it")
-    ] = True,
-    data: DataFolder = None,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """One self-contained HTML page about a bundle."""
-    from recsys.report import write_report
-
-    file = write_report(
-        _folder(bundle, tracking_uri),
-        out,
-        data=data,
-        split=split,
-        exclude_seen=not keep_seen,
-        baselines=baselines,
-        say=_say,
-    )
-    _say(f"wrote {file}")
+for command in (cli_judge.evaluate, cli_judge.compare, cli_judge.report):
+    app.command()(command)
 
 
 @app.command()
@@ -262,14 +159,14 @@ def index(
     from recsys.experiment import index_queries
     from recsys.index import build_index
 
-    loaded = Bundle.load(_folder(bundle, tracking_uri))
+    loaded = Bundle.load(bundle_folder(bundle, tracking_uri))
     queries = index_queries(loaded.prepared_data(data))
     info = build_index(loaded, queries, recall=recall, dim=dim, backend=_backend(backend) or "annoy")
-    _say(
+    say(
         f"{info.count:,} items, {info.dimension} dimensions, {info.trees} trees, search_k {info.search_k}: "
         f"recall@{info.k} {info.recall:.4f} (asked {info.asked_recall}) on {info.queries:,} histories"
     )
-    _say(f"median query: annoy {info.annoy_ms:.3f} ms, exact {info.exact_ms:.3f} ms; faster: {info.faster}")
+    say(f"median query: annoy {info.annoy_ms:.3f} ms, exact {info.exact_ms:.3f} ms; faster: {info.faster}")
 
 
 @app.command()
@@ -312,14 +209,14 @@ def export(
         done = export_all(
             recommender, prepared, out, k=k, exclude_seen=not keep_seen, progress=lambda n, _: report(n)
         )
-    _say(
+    say(
         f"{done.path}: {done.sequences:,} sequences, {done.items:,} recommendations by {done.model_version} "
         f"({done.backend}) in {done.seconds:.1f} s"
     )
     if done.fallback:
-        _say(f"note: {done.fallback:,} sequences without an event got recent popularity")
+        say(f"note: {done.fallback:,} sequences without an event got recent popularity")
     if not done.trained_on_this:
-        _say("note: this data is not what the model was trained on (same items, other events)")
+        say("note: this data is not what the model was trained on (same items, other events)")
 
 
 @app.command()
@@ -351,7 +248,7 @@ def promote(
     from recsys.config import default_tracking_uri, shown_uri
     from recsys.registry import promote as move_champion
 
-    made_by = Bundle.load(_folder(bundle, tracking_uri)).config
+    made_by = Bundle.load(bundle_folder(bundle, tracking_uri)).config
     # A folder belongs to the registry that its training was recorded in, unless told otherwise.
     address = tracking_uri or (made_by.tracking.uri if Path(bundle).is_dir() else default_tracking_uri())
     if "***" in address:
@@ -360,7 +257,7 @@ def promote(
         )
     name = model or made_by.registered_name
     moved = move_champion(bundle, model_name=name, tracking_uri=address, if_better=if_better)
-    _say(f"{moved.message} (at {shown_uri(address)})")
+    say(f"{moved.message} (at {shown_uri(address)})")
 
 
 @app.command()
@@ -372,7 +269,7 @@ def rollback(
     from recsys.config import default_tracking_uri
     from recsys.registry import rollback as move_back
 
-    _say(move_back(model, tracking_uri or default_tracking_uri()).message)
+    say(move_back(model, tracking_uri or default_tracking_uri()).message)
 
 
 def prepare_frame(frame: object, tree: dict[str, Any], items: object = None) -> PreparedData:
@@ -399,22 +296,10 @@ def main() -> None:
         fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1, debug)
 
 
-def _say(line: str) -> None:
-    typer.echo(line)
-
-
 def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:
     from recsys.config import load_config
 
     return load_config(file, overrides or [])
-
-
-def _folder(bundle: str, tracking_uri: str | None) -> Path:
-    """The bundle's folder; MLflow itself is imported only for a URI."""
-    from recsys.config import default_tracking_uri
-    from recsys.registry import resolve_bundle
-
-    return resolve_bundle(bundle, tracking_uri or default_tracking_uri())
 
 
 def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, which the type checker cannot see
@@ -426,7 +311,7 @@ def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, w
 def _recommender(bundle: str, backend: str | None, tracking_uri: str | None) -> Recommender:
     from recsys.recommender import Recommender
 
-    return Recommender.load(_folder(bundle, tracking_uri), backend=_backend(backend))
+    return Recommender.load(bundle_folder(bundle, tracking_uri), backend=_backend(backend))
 
 
 def _prepared(recommender: Recommender, data: Path | None) -> PreparedData:

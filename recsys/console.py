@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ def fail(message: str, code: int, debug: bool) -> None:
         traceback.print_exc()
     print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def say(line: str) -> None:
+    """Print a line on standard output."""
+    typer.echo(line)
 
 
 def writable(file: Path | None) -> Path | None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InputError
+from recsys.models import check_has_answers
 from recsys.models.protocol import CountingModel
-from recsys.models.replay import Replay
 from recsys.search import Found
 from recsys.sequences import Ragged
 
@@ -37,9 +36,10 @@ class CountingIndex:
 
     name = "counts"
 
-    def __init__(self, model: CountingModel) -> None:
-        """Take the model and sort its prior."""
+    def __init__(self, model: CountingModel, model_name: str) -> None:
+        """Take the model, with its name in `recsys.models.COUNTING`, and sort its prior."""
         self._model = model
+        self._model_name = model_name
         self._prior = Ranking(model.prior)
 
     def search(
@@ -55,11 +55,7 @@ class CountingIndex:
         Raises:
             InputError: the model answers with items of the history, and those are excluded.
         """
-        if exclude is not None and isinstance(self._model, Replay):
-            raise InputError(
-                "model `replay` recommends the items of the history again, and leaving out what was seen "
-                "leaves it nothing to say; keep seen items (--keep-seen, exclude_seen=False)"
-            )
+        check_has_answers(self._model_name, exclude_seen=exclude is not None)
         stored = self._model.scores(histories)
         stored.sum_duplicates()
         longest = 0 if exclude is None else int(exclude.lengths.max(initial=0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,17 @@ from recsys.sequences import Ragged
 from recsys.vocabulary import Vocabulary
 
 Split = Literal["valid", "test"]
+
+
+def split_named(word: str) -> Split:
+    """The split of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if word not in get_args(Split):
+        raise InputError(f"split `{word}` is unknown; known: {', '.join(get_args(Split))}")
+    return cast(Split, word)
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,13 @@ class Targets:
     rows: NDArray[np.int64]
     histories: Ragged
     items: NDArray[np.int32]
+
+    def repeated(self) -> NDArray[np.bool_]:
+        """(T,) whether the target is in its own history, and so a miss where seen items are removed."""
+        found = np.zeros(len(self.items), dtype=bool)
+        again = self.histories.values == np.repeat(self.items, self.histories.lengths)
+        found[self.histories.rows[again]] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -131,6 +149,19 @@ class PreparedData:
         rows = np.flatnonzero((start < stop) & (start > 0))
         histories = self.sequences.take(rows).first(start[rows])
         return Targets(rows, histories, self.sequences.values[self.sequences.offsets[rows] + start[rows]])
+
+    def asked_targets(self, split: Split) -> Targets:
+        """What `targets` gives, for those who can do nothing without any.
+
+        Raises:
+            InputError: the split has none.
+        """
+        targets = self.targets(split)
+        if not len(targets.rows):
+            raise InputError(
+                f"{self.path} has no {split} target; prepare it with a split that holds some out"
+            )
+        return targets
 
     def split_items(self, split: Split) -> Ragged:
         """T ragged rows: the different items that each sequence of `targets` has in the split, in order."""

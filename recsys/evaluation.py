@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from recsys.beyond import Features, attribute_features, beyond_accuracy, vector_features
 from recsys.bootstrap import Bootstrap, Interval
 from recsys.bundle import Bundle
-from recsys.dataset import PreparedData, Split, Targets
+from recsys.dataset import PreparedData, Split, split_named
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
 from recsys.metrics import user_metrics
-from recsys.models import ANSWERS_SEEN
+from recsys.models import check_has_answers
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
@@ -205,7 +205,7 @@ def evaluate(
     """
     _check(protocol, cutoffs, negatives)
     started = time.perf_counter()
-    targets = _targets(data, split)
+    targets = data.asked_targets(split)
     counts_V = item_counts(data.training().values, len(data.vocabulary))
     beyond: dict[str, float | None] = {}
     diversity_by = None
@@ -255,23 +255,18 @@ def evaluate_bundle(
         InputError: the bundle has seen the targets (`train --final`), was trained on other data or has
             nothing to say under `exclude_seen`, or the split is unknown.
     """
-    if split not in get_args(Split):
-        raise InputError(f"split `{split}` is unknown; known: {', '.join(get_args(Split))}")
+    part = split_named(split)
     if bundle.manifest["trained_on"] == "all":
         raise InputError(
             f"{bundle.folder} was fitted on all events, the {split} targets included (train --final): "
             "measuring it on them says nothing; evaluate the bundle of the run without --final"
         )
     check_trained_on(bundle, data)
-    if exclude_seen and protocol == "full" and bundle.config.model.name in ANSWERS_SEEN:
-        raise InputError(
-            f"model `{bundle.config.model.name}` recommends the items of the history again, and leaving out "
-            "what was seen leaves it nothing to say; keep seen items (--keep-seen, exclude_seen=False)"
-        )
+    check_has_answers(bundle.config.model.name, exclude_seen=exclude_seen and protocol == "full")
     return evaluate(
         bundle.model,
         data,
-        split=cast(Split, split),
+        split=part,
         protocol=cast(Protocol, protocol),
         exclude_seen=exclude_seen,
         cutoffs=cutoffs,
@@ -305,13 +300,6 @@ def _check(protocol: str, cutoffs: tuple[int, ...], negatives: Path | None) -> N
             f"the full ranking has no sampled negatives to keep in {negatives}; name a sampled protocol "
             "(--protocol pop-100 or uniform-100), or leave --negatives out"
         )
-
-
-def _targets(data: PreparedData, split: Split) -> Targets:
-    targets = data.targets(split)
-    if not len(targets.rows):
-        raise InputError(f"{data.path} has no {split} target; prepare it with a split that holds some out")
-    return targets
 
 
 def _features(model: Model | Scorer, data: PreparedData) -> tuple[str | None, Features | None]:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from recsys.bundle import Bundle, save_bundle
 from recsys.config import EncoderConfig, ExperimentConfig, setting_differences, shown_uri
 from recsys.dataset import PreparedData, Split
+from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
 from recsys.history import HISTORY_FILE, append_epoch, read_history
@@ -80,7 +82,7 @@ def train(
     with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
         state.keep(run.run_id)
         say(f"training {name} on {data.path}; run {run.run_id} at {shown_uri(config.tracking.uri)}")
-        started = time.perf_counter()
+        started_at, started = datetime.now(UTC), time.perf_counter()
         model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen)
         seconds = time.perf_counter() - started
         keep_seen = config.model.name in ANSWERS_SEEN
@@ -93,6 +95,7 @@ def train(
             metrics=metrics,
             trained_on="all" if final else "training",
             best_epoch=best_epoch,
+            training=TrainingRecord(environment=environment(), started_at=started_at, seconds=seconds),
         )
         _index(bundle, data, config, say)
         run.log_metrics({**metrics, "train_seconds": seconds})

@@ -25,7 +25,6 @@ from recsys.config import (
     ReplayConfig,
 )
 from recsys.dataset import PreparedData, Split, Targets
-from recsys.errors import InputError
 from recsys.metrics import hit_rate, ndcg
 from recsys.models import ANSWERS_SEEN, fit_counting
 from recsys.models.popularity import item_counts
@@ -164,44 +163,35 @@ def _metrics(floor: Floor, keep_seen: bool) -> dict[str, float] | None:
 
 
 def measure_floors(
-    data: PreparedData,
-    split: Split = "test",
-    *,
-    keep_seen: bool | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    data: PreparedData, split: Split = "test", *, say: Callable[[str], None] = lambda line: None
 ) -> FloorTable:
     """Fit and measure every counting model on the targets of a split.
 
-    Models are fitted to the training part alone. A model that the data does not allow is left out: recent
-    popularity without times, replay where seen items are not kept.
+    Models are fitted to the training part alone. Where any target is an item of its own history, they rank
+    with these items too. A model that the data does not allow is left out: recent popularity without times,
+    replay without such targets.
 
     Args:
         data: the prepared data set.
         split: valid or test.
-        keep_seen: also rank with the history's items; default: where any target is one of them.
         say: called with a line for each model.
 
     Raises:
         InputError: the split has no target.
     """
-    targets = data.targets(split)
-    if not len(targets.rows):
-        raise InputError(f"{data.path} has no {split} target; prepare it with a split that holds some out")
+    targets = data.asked_targets(split)
     n_items, training, times = len(data.vocabulary), data.training(), data.training_times()
-    histories = targets.histories
-    again = histories.values == np.repeat(targets.items, histories.lengths)
-    repeated = len(np.unique(histories.rows[again]))
-    keep = repeated > 0 if keep_seen is None else keep_seen
+    repeated = int(targets.repeated().sum())
     floors = []
     for label, config in FLOORS.items():
         answers_seen = config.name in ANSWERS_SEEN
-        if (config.name == "recent_popularity" and times is None) or (answers_seen and not keep):
+        if (config.name == "recent_popularity" and times is None) or (answers_seen and not repeated):
             continue
         say(f"measuring {label}")
         started = time.perf_counter()
         model = fit_counting(config, training, times, n_items)
         fitted = time.perf_counter()
-        rules = [keep_seen for keep_seen in RULES.values() if (keep if keep_seen else not answers_seen)]
+        rules = [keep for keep in RULES.values() if (repeated if keep else not answers_seen)]
         found = _measure(model, targets, rules)
         seconds = time.perf_counter() - fitted
         floors.append(Floor(label, config, found.get(False), found.get(True), fitted - started, seconds))

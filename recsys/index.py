@@ -12,9 +12,8 @@ Shapes: `B` queries, `V` items, `D` width of the model, `d` width of the index.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,9 +22,10 @@ import numpy as np
 from annoy import AnnoyIndex as AnnoyForest
 from numpy.typing import NDArray
 
-from recsys.bundle import Bundle, fsync
+from recsys.bundle import Bundle
 from recsys.encoding import encode_histories, item_vectors
 from recsys.errors import InputError
+from recsys.files import draft_file, put_in_place, written_file
 from recsys.models.protocol import Encoder
 from recsys.schema import file_hash
 from recsys.search import AnnoyIndex, ExactIndex, ItemIndex, augmented
@@ -120,45 +120,16 @@ def build_index(
     table, vectors = _table_and_queries(bundle, queries, seed)
     if dim is not None and not 1 <= dim <= table.shape[1]:
         raise InputError(f"--dim {dim} does not fit vectors of {table.shape[1]} dimensions; give 1 to all")
-    exact = ExactIndex(table)
     projection = None if dim is None else _projection(table, dim)
     k = min(k, len(table))
-    forest, search_k, reached = _tuned(exact, vectors, projection, recall=recall, k=k, seed=seed)
+    index, reached = _tuned(ExactIndex(table), vectors, projection, recall=recall, k=k, seed=seed)
     if reached < recall:
         remedy = "--recall less, or use exact search" if dim is None else "--dim more, or --recall less"
         raise InputError(
             f"an index in {dim or 'all'} of {table.shape[1]} dimensions reaches recall@{k} {reached:.3f}, "
             f"but {recall} was asked for; give {remedy}"
         )
-    found = AnnoyIndex(forest, exact, search_k=search_k, recall_k=k, projection=projection)
-    annoy_ms, exact_ms = (_median_ms(index, vectors, k) for index in (found, exact))
-    folder = bundle.folder / INDEX_FOLDER
-    folder.mkdir(exist_ok=True)
-    forest_name, forest_hash = _store_forest(folder, forest)
-    stored = None if projection is None else _store_projection(folder, projection)
-    info = IndexInfo(
-        model_version=bundle.model_version,
-        backend=backend,
-        metric=METRIC,
-        dimension=dim or table.shape[1],
-        count=len(table),
-        forest=forest_name,
-        forest_sha256=forest_hash,
-        projection=stored[0] if stored else None,
-        projection_sha256=stored[1] if stored else None,
-        trees=forest.get_n_trees(),
-        search_k=search_k,
-        seed=seed,
-        k=k,
-        asked_recall=recall,
-        recall=reached,
-        queries=len(vectors),
-        annoy_ms=annoy_ms,
-        exact_ms=exact_ms,
-        faster="annoy" if annoy_ms < exact_ms else "exact",
-    )
-    _put_in_force(folder, info)
-    return info
+    return _written(bundle, index, vectors, backend=backend, seed=seed, asked_recall=recall, recall=reached)
 
 
 def read_index_info(bundle: Bundle) -> IndexInfo | None:
@@ -253,26 +224,73 @@ def _tuned(
     recall: float,
     k: int,
     seed: int,
-) -> tuple[AnnoyForest, int, float]:
-    """Forest, search_k and the recall they reach; below `recall` only where none of them reaches it."""
+) -> tuple[AnnoyIndex, float]:
+    """An index and the recall that it reaches; below `recall` only where none reaches it."""
     least = exact.search(vectors, k)[1][:, -1:]  # what an item must score to be among the true k best
     inputs = augmented(exact.table if projection is None else exact.table @ projection)
-    best: tuple[AnnoyForest, int, float] | None = None
+    best: tuple[AnnoyIndex, float] | None = None
     for trees in TREES:
         forest = _grown(inputs, trees, seed)
         limit = trees * len(inputs)  # so many nodes are every leaf of every tree
-        search_k, reached = k, 0.0
+        search_k = k
         while True:
             index = AnnoyIndex(forest, exact, search_k=search_k, recall_k=k, projection=projection)
             reached = float((index.search_forest(vectors, k)[1] >= least).mean())
             if reached >= recall or search_k >= limit:
                 break
             search_k = min(search_k * 3 // 2 + 1, limit)
-        if best is not None and (min(reached, recall), -search_k) <= (min(best[2], recall), -best[1]):
+        if best is not None and (min(reached, recall), -search_k) <= (
+            min(best[1], recall),
+            -best[0].search_k,
+        ):
             break
-        best = (forest, search_k, reached)
+        best = (index, reached)
     assert best is not None
     return best
+
+
+def _written(
+    bundle: Bundle,
+    index: AnnoyIndex,
+    vectors: NDArray[np.float32],
+    *,
+    backend: Backend,
+    seed: int,
+    asked_recall: float,
+    recall: float,
+) -> IndexInfo:
+    """Time the index beside exact search, write it into the bundle, and put it in force."""
+    annoy_ms, exact_ms = (_median_ms(each, vectors, index.recall_k) for each in (index, index.exact))
+    folder = bundle.folder / INDEX_FOLDER
+    folder.mkdir(exist_ok=True)
+    forest = _stored(folder, "forest-{}.ann", lambda draft: index.forest.save(str(draft)))
+    projection = None
+    if (matrix := index.projection) is not None:
+        projection = _stored(folder, "projection-{}.npy", lambda draft: _save_array(draft, matrix))
+    count, width = index.exact.table.shape
+    info = IndexInfo(
+        model_version=bundle.model_version,
+        backend=backend,
+        metric=METRIC,
+        dimension=width if matrix is None else matrix.shape[1],
+        count=count,
+        forest=forest[0],
+        forest_sha256=forest[1],
+        projection=projection[0] if projection else None,
+        projection_sha256=projection[1] if projection else None,
+        trees=index.forest.get_n_trees(),
+        search_k=index.search_k,
+        seed=seed,
+        k=index.recall_k,
+        asked_recall=asked_recall,
+        recall=recall,
+        queries=len(vectors),
+        annoy_ms=annoy_ms,
+        exact_ms=exact_ms,
+        faster="annoy" if annoy_ms < exact_ms else "exact",
+    )
+    _put_in_force(folder, info)
+    return info
 
 
 def _grown(inputs: NDArray[np.float32], trees: int, seed: int) -> AnnoyForest:
@@ -293,43 +311,25 @@ def _median_ms(index: ItemIndex, vectors: NDArray[np.float32], k: int) -> float:
     return round(float(np.median(times)) * 1e3, 4)
 
 
-def _store_forest(folder: Path, forest: AnnoyForest) -> tuple[str, str]:
-    draft = _draft(folder)
-    forest.save(str(draft))
-    return _named_by_hash(draft, "forest-{}.ann")
-
-
-def _store_projection(folder: Path, projection: NDArray[np.float32]) -> tuple[str, str]:
-    draft = _draft(folder)
-    with draft.open("wb") as stream:
-        np.save(stream, projection, allow_pickle=False)
-    return _named_by_hash(draft, "projection-{}.npy")
-
-
-def _draft(folder: Path) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=".", dir=folder)
-    os.close(descriptor)
-    return Path(name)
-
-
-def _named_by_hash(draft: Path, pattern: str) -> tuple[str, str]:
-    """Name and hash of a finished file, which takes that name."""
-    fsync(draft)
+def _stored(folder: Path, pattern: str, save: Callable[[Path], object]) -> tuple[str, str]:
+    """Name and hash of a file that `save` wrote; its name holds the hash."""
+    draft = draft_file(folder)
+    save(draft)
     digest = file_hash(draft)
     name = pattern.format(digest[:12])
-    draft.chmod(0o644)
-    draft.replace(draft.with_name(name))
+    put_in_place(draft, folder / name)
     return name, digest
+
+
+def _save_array(file: Path, array: NDArray[np.float32]) -> None:
+    with file.open("wb") as stream:  # given a name, NumPy would add a suffix to it
+        np.save(stream, array, allow_pickle=False)
 
 
 def _put_in_force(folder: Path, info: IndexInfo) -> None:
     """Replace index.json in one step, then remove what it does not name."""
-    draft = _draft(folder)
-    draft.write_text(json.dumps(asdict(info), indent=2), encoding="utf-8")
-    draft.chmod(0o644)
-    fsync(draft)
-    draft.replace(folder / INDEX_FILE)
-    fsync(folder)
+    with written_file(folder / INDEX_FILE) as draft:
+        draft.write_text(json.dumps(asdict(info), indent=2), encoding="utf-8")
     for file in folder.iterdir():
         if file.name not in (INDEX_FILE, info.forest, info.projection):
             file.unlink()

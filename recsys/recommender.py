@@ -86,7 +86,7 @@ class Recommender:
         """
         bundle = Bundle.load(folder)
         if not isinstance(bundle.model, Encoder):
-            return cls(bundle, CountingIndex(bundle.model), device)
+            return cls(bundle, CountingIndex(bundle.model, bundle.config.model.name), device)
         index = load_index(bundle, item_vectors(bundle.model), backend, device)
         if isinstance(bundle.model, torch.nn.Module):
             bundle.model.to(device)

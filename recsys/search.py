@@ -152,9 +152,9 @@ class AnnoyIndex:
         """
         self.exact = exact
         self.projection = projection
-        self._forest = forest
-        self._search_k = search_k
-        self._recall_k = recall_k
+        self.forest = forest
+        self.search_k = search_k
+        self.recall_k = recall_k
 
     def search(
         self,
@@ -204,8 +204,8 @@ class AnnoyIndex:
     def _candidates(self, query: list[float], count: int) -> NDArray[np.int32]:
         # In fewer dimensions the order is approximate: score everything that a wider look finds.
         wanted = count + SPARE if self.projection is None else 4 * (count + SPARE)
-        nodes = int(self._search_k * max(count / self._recall_k, 1.0))
-        rows = self._forest.get_nns_by_vector(query, min(wanted, len(self.exact.table)), nodes)
+        nodes = int(self.search_k * max(count / self.recall_k, 1.0))
+        rows = self.forest.get_nns_by_vector(query, min(wanted, len(self.exact.table)), nodes)
         return np.asarray(rows, dtype=np.int32) + 1
 
 

@@ -13,22 +13,19 @@ with the next epochs, and is reported when the run ends.
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from recsys.config import ExperimentConfig, shown_uri
+from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.logged_model import bundle_manifest, check_model_name, register_bundle
 from recsys.mlflow_session import artifact_folder, experiment_named, find_run, metric_key, mlflow_session
@@ -42,8 +39,6 @@ RETRY_SECONDS = 60.0
 """After a failure the server is left alone for so long, so that its silence cannot slow the training down."""
 DIGEST_LENGTH = 36
 """Characters of a data set's digest that MLflow keeps."""
-
-_PACKAGES = ("recsys", "torch", "pytorch-lightning", "numpy", "polars", "narwhals", "annoy", "mlflow")
 
 
 class TrackedRun:
@@ -209,33 +204,6 @@ def flat_parameters(config: ExperimentConfig) -> dict[str, str]:
     return dict(flatten(config.to_record(), ""))
 
 
-def environment() -> dict[str, Any]:
-    """Python, platform, packages, the command; the git commit where the working folder has one."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    found = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": packages,
-        "command": [shown_uri(word) for word in sys.argv],
-    }
-    commit = _git_commit()
-    return found | {"git_commit": commit} if commit else found
-
-
-def _git_commit() -> str | None:
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
 def _start(config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name: str) -> TrackedRun:
     with mlflow_session(config.tracking.uri, create=True) as client:
         from mlflow.entities import Param
@@ -244,11 +212,11 @@ def _start(config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name:
         tags = {
             "model": config.model.name,
             "data_digest": str(data_manifest["content_digest"]),
-            "python": found["python"],
-            "torch": found["packages"].get("torch", ""),
+            "python": found.python,
+            "torch": found.packages.get("torch", ""),
         }
-        if "git_commit" in found:
-            tags["mlflow.source.git.commit"] = found["git_commit"]
+        if found.git_commit:
+            tags["mlflow.source.git.commit"] = found.git_commit
         files = artifact_folder(config.tracking.uri)
         experiment = experiment_named(client, config.tracking.experiment or config.name, files)
         check_model_name(config.registered_name)
@@ -258,7 +226,7 @@ def _start(config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name:
         client.log_inputs(run_id, datasets=[_dataset_input(config, data_manifest)])
         settings = yaml.safe_dump(config.to_record(), sort_keys=False, allow_unicode=True)
         client.log_text(run_id, settings, "config.yaml")
-        client.log_text(run_id, json.dumps(found, indent=2), "environment.json")
+        client.log_text(run_id, found.model_dump_json(indent=2, exclude_none=True), "environment.json")
         return TrackedRun(run_id, config, set())
 
 

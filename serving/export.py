@@ -6,8 +6,6 @@ Columns: `sequence` (original id), `items` (list of original ids, best first), `
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from recsys.bundle import check_vocabulary, fsync
+from recsys.bundle import check_vocabulary
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
+from recsys.files import written_file
 from recsys.recommender import Recommender
 from recsys.search import Found
 
@@ -59,7 +58,7 @@ def export(
     rows: ArrayLike | None = None,
     block: int = 1024,
     exclude_seen: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> ExportReport:
     """Recommend after the whole history of every sequence; the file appears complete or not at all.
 
@@ -80,45 +79,35 @@ def export(
         InputError: the vocabularies differ, k or block is below 1, or the file's folder does not exist.
     """
     started = datetime.now(UTC)
-    target = Path(out)
-    check_vocabulary(recommender.vocabulary, data, where=str(recommender.bundle.folder))
-    if k < 1 or block < 1:
-        raise InputError(f"k is {k} and block is {block}; expected at least 1 of each")
-    if not target.parent.is_dir() or target.is_dir():
-        raise InputError(f"cannot write {target}: expected a file name in an existing folder")
+    target = _checked(recommender, data, Path(out), k, block)
     chosen = np.arange(len(data.sequences)) if rows is None else np.asarray(rows, dtype=np.int64)
-    schema = _schema(recommender, data)
-    n_items = fallback = 0
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    os.close(descriptor)
-    draft = Path(name)
-    try:
-        with pq.ParquetWriter(draft, schema, compression="zstd") as writer:
-            for start in range(0, len(chosen), block):
-                some = chosen[start : start + block]
-                histories = data.sequences.take(some)
-                found = recommender.recommend_batch(histories, k, exclude_seen=exclude_seen)
-                writer.write_table(_table(recommender, data.ids.take(pa.array(some)), found, started, schema))
-                n_items += int(np.count_nonzero(found[0]))
-                fallback += int((histories.lengths == 0).sum())
-                if progress is not None:
-                    progress(start + len(some), len(chosen))
-        draft.chmod(0o644)
-        fsync(draft)
-        draft.replace(target)
-        fsync(target.parent)
-    finally:
-        draft.unlink(missing_ok=True)
+    schema, n_items = _schema(recommender, data), 0
+    with written_file(target) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+        for start in range(0, len(chosen), block):
+            some = chosen[start : start + block]
+            found = recommender.recommend_batch(data.sequences.take(some), k, exclude_seen=exclude_seen)
+            writer.write_table(_table(recommender, data.ids.take(pa.array(some)), found, started, schema))
+            n_items += int(np.count_nonzero(found[0]))
+            progress(start + len(some), len(chosen))
     return ExportReport(
         path=target,
         sequences=len(chosen),
         items=n_items,
-        fallback=fallback,
+        fallback=int((data.sequences.lengths[chosen] == 0).sum()),
         seconds=(datetime.now(UTC) - started).total_seconds(),
         model_version=recommender.model_version,
         backend=recommender.backend,
         trained_on_this=data.digest == recommender.bundle.manifest["data"]["content_digest"],
     )
+
+
+def _checked(recommender: Recommender, data: PreparedData, target: Path, k: int, block: int) -> Path:
+    check_vocabulary(recommender.vocabulary, data, where=str(recommender.bundle.folder))
+    if k < 1 or block < 1:
+        raise InputError(f"k is {k} and block is {block}; expected at least 1 of each")
+    if not target.parent.is_dir() or target.is_dir():
+        raise InputError(f"cannot write {target}: expected a file name in an existing folder")
+    return target
 
 
 def _schema(recommender: Recommender, data: PreparedData) -> pa.Schema:

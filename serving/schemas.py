@@ -33,7 +33,11 @@ def _encodable(value: _Sent) -> _Sent:
 Id = Annotated[StrictInt | StrictStr, AfterValidator(_encodable)]
 Value = Annotated[StrictInt | StrictFloat | StrictStr | StrictBool, AfterValidator(_encodable)]
 Name = Annotated[str, AfterValidator(_encodable)]
-Answers = Annotated[int, Field(ge=1, le=MOST_ANSWERS, description="how many answers at most")]
+_AnswersField = Field(ge=1, le=MOST_ANSWERS, description="how many answers at most")
+Answers = Annotated[int, _AnswersField]
+"""Of a query string, where numbers are text."""
+AnswersInJson = Annotated[StrictInt, _AnswersField]
+"""Of a body: there `true` is no 1."""
 Ids = Annotated[list[Id], Field(max_length=LONGEST_HISTORY)]
 
 
@@ -51,7 +55,7 @@ class RecommendRequest(Request):
     )
 
     history: Ids = Field(description="original item ids, oldest first; unknown ones are ignored and named")
-    k: Answers = 10
+    k: AnswersInJson = 10
     exclude_seen: bool = Field(True, description="leave out the items of the history")
     allow: Ids | None = Field(None, description="only these items may come")
     deny: Ids = Field(default_factory=list, description="these items may not come")
@@ -66,7 +70,7 @@ class SimilarRequest(Request):
     model_config = ConfigDict(json_schema_extra={"examples": [{"item": 50, "k": 10}]})
 
     item: Id = Field(description="original item id")
-    k: Answers = 10
+    k: AnswersInJson = 10
 
 
 class Item(BaseModel):

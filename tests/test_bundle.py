@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from recsys.bundle import Bundle, save_bundle
 from recsys.dataset import PreparedData
 from recsys.encoding import encode_histories
+from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
 from recsys.models import fit_counting
 from recsys.models.protocol import CountingModel, Encoder
@@ -151,6 +153,43 @@ def test_a_half_written_bundle_never_shows(
             tmp_path / "b", config=config, model=model, data=data, metrics={}, trained_on="all", best_epoch=1
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_tells_how_it_was_trained(tmp_path: Path, data: PreparedData) -> None:
+    config, model = small_encoder(N_ITEMS)
+    training = TrainingRecord(
+        environment=environment(), started_at=datetime(2026, 3, 1, 12, 30, tzinfo=UTC), seconds=61.5
+    )
+    save_bundle(
+        tmp_path / "bundle",
+        config=config,
+        model=model,
+        data=data,
+        metrics={},
+        trained_on="training",
+        best_epoch=1,
+        training=training,
+    )
+    assert Bundle.load(tmp_path / "bundle").training == training
+    assert (
+        Bundle.load(tmp_path / "bundle").model_version == encoder_bundle(tmp_path / "b", data).model_version
+    )
+
+
+def test_an_older_bundle_without_the_record_of_its_training_is_read(
+    tmp_path: Path, data: PreparedData
+) -> None:
+    folder = encoder_bundle(tmp_path / "bundle", data).folder
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["training"]
+    file.write_text(json.dumps(manifest))
+    assert Bundle.load(folder).training is None
+    file.write_text(json.dumps(manifest | {"training": {"environment": {}, "started_at": "then"}}))
+    with pytest.raises(
+        InputError, match=r"manifest.json: `training.environment.command` cannot be read .*anew"
+    ):
+        _ = Bundle.load(folder).training
 
 
 def test_data_that_was_prepared_anew_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from data_prep.sample import write_sample
 from recsys.bundle import Bundle
 from recsys.config import ExperimentConfig, build_config, load_config
 from recsys.dataset import PreparedData
+from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate_bundle
 from recsys.experiment import STATE_FILE, train
@@ -58,6 +59,9 @@ def test_every_configuration_trains(file: Path, stand_in: dict[str, object]) -> 
     config = shortened(load_config(file), stand_in)
     prepare(config)
     trained = train(config)
+    told = Bundle.load(trained.bundle).training
+    assert told is not None
+    assert (told.environment, told.seconds) == (environment(), trained.seconds)
     assert Recommender.load(trained.bundle).recommend([], k=3).fallback == "recent popularity"
     data = PreparedData.load(config.prepared_path)
     again = evaluate_bundle(Bundle.load(trained.bundle), data).metrics

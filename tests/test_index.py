@@ -161,7 +161,7 @@ def test_a_forest_that_finds_too_little_is_topped_up(world: Bundle) -> None:
     table, queries = vectors_of(world, ring(N_ITEMS, 5, seed=4))
     loaded = load_index(world, table)
     assert isinstance(loaded, AnnoyIndex)
-    starved = AnnoyIndex(loaded._forest, loaded.exact, search_k=1, recall_k=10**6)
+    starved = AnnoyIndex(loaded.forest, loaded.exact, search_k=1, recall_k=10**6)
     assert (starved.search_forest(queries, 300)[0] == 0).any()
     right = loaded.exact.search(queries, 300)
     found = starved.search(queries, 300)
@@ -229,7 +229,7 @@ def test_a_recall_that_is_no_share_is_refused_before_any_work(world: Bundle, rec
 
 
 def test_a_recall_out_of_reach_in_full_width_is_named(world: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys.index._tuned", lambda *_, **__: (None, 1, 0.5))
+    monkeypatch.setattr("recsys.index._tuned", lambda *_, **__: (None, 0.5))
     with pytest.raises(InputError, match=r"in all of 17 dimensions reaches recall@100 0\.500, but 0\.99 was"):
         build_index(world, world.prepared_data().sequences)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from recsys.metrics import METRICS, hit_rate, ndcg, rank_counts, reciprocal_rank, user_metrics
+from tests.benchmarks import metrics_reference
 
 
 def measured(scores: list[list[float]], targets: list[int], name: str, k: int) -> list[float]:
@@ -112,6 +114,17 @@ def test_a_perfect_ranking_of_several_targets_is_perfect() -> None:
     for name in ("map@2", "map@10", "recall@10", "precision@2"):
         assert found[name][0] == pytest.approx(1.0, abs=1e-12)
     assert (found["recall@2"][0], found["precision@10"][0]) == (0.5, 0.4)
+
+
+def test_every_metric_is_what_ranx_says_of_users_with_one_and_with_several_targets() -> None:
+    reference = json.loads(metrics_reference.REFERENCE.read_text(encoding="utf-8"))
+    rankings, targets = reference["rankings"], reference["targets"]
+    numbers = {len(row) for row in targets}
+    assert 1 in numbers and max(numbers) > 20, "one target, and more than the longest list can hold"
+    found = metrics_reference.ours(rankings, targets)
+    assert found.keys() == reference["expected"].keys()
+    for name, expected in reference["expected"].items():
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-9, err_msg=name)
 
 
 @given(st.integers(2, 40), st.integers(1, 50), st.sampled_from([2, 5, 1000]), st.integers(0, 10_000))

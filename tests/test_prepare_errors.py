@@ -191,7 +191,7 @@ def test_truncated_gzip(folder: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "content"),
-    [("csv", b"sequence,item\nu,1,2,3\n"), ("csv", b"sequence,item\nu,\xff\xfe\n"), ("parquet", b"PAR1 no")],
+    [("csv", b"sequence,item\nu,\xff\xfe\n"), ("parquet", b"PAR1 no")],
 )
 def test_file_of_another_format(folder: Path, kind: str, content: bytes) -> None:
     (folder / "log.x").write_bytes(content)

@@ -75,6 +75,37 @@ def test_frames_of_every_library_give_the_same_log(make: Callable[..., Any]) -> 
     assert log.events.to_dict(as_series=False) == CANONICAL
 
 
+@pytest.mark.parametrize("columns", [NAMED, Columns(sequence="u", item="i")], ids=["all", "some"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "atomic"])
+def test_a_row_with_more_fields_than_the_header_is_named(tmp_path: Path, kind: str, columns: Columns) -> None:
+    rows = [*ROWS, ("eve", 4, 80, "Lock", "Stock"), ("eve", 5, 81, 1.0)]
+    file = write_log(tmp_path, kind, rows)
+    with pytest.raises(
+        InputError, match=rf"log.{kind} line 5 has 5 fields, but the header 4; .*mend the file"
+    ):
+        read_log(data_of(file, kind, columns), with_rating=False)
+    zipped = file.with_name(f"{file.name}.gz")
+    zipped.write_bytes(gzip.compress(file.read_bytes()))
+    with pytest.raises(InputError, match=r"gz line 5 has 5 fields"):
+        read_log(data_of(zipped, kind, columns), with_rating=False)
+    bare = file.with_name("bare")  # Polars opens it by its content
+    bare.write_bytes(zipped.read_bytes())
+    with pytest.raises(InputError, match=r"bare has a row of more fields than its header; expected as many"):
+        read_log(data_of(bare, kind, columns), with_rating=False)
+
+
+def test_quoted_separators_are_no_fields(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text('u,i,t,title\nann,3,100,"Lock, Stock"\nann,4,101,"two\nlines"\n')
+    log = read_log(data_of(file, "csv", Columns(sequence="u", item="i")), with_rating=False)
+    assert log.events["item"].to_list() == [3, 4]
+    file.write_text(file.read_text() + "ann,5,102,Lock, Stock\n")
+    with pytest.raises(
+        InputError, match=r"line 5 has 5 fields, but the header 4.*\(text that holds the separ"
+    ):
+        read_log(data_of(file, "csv", Columns(sequence="u", item="i")), with_rating=False)
+
+
 @pytest.mark.parametrize("kind", ["sequences", "pairs"])
 def test_sequence_files_are_one_event_a_row(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "log.txt"

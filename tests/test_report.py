@@ -17,14 +17,13 @@ from recsys.bundle import Bundle, save_bundle
 from recsys.compare import compare
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.evaluation import evaluate
+from recsys.evaluation import evaluate, evaluate_bundle
 from recsys.index import build_index
 from recsys.models import fit_counting
 from recsys.report import write_report
 from recsys.report.charts import nice_ticks
 from recsys.report.examples import example_users
 from recsys.sequences import Ragged
-from tests.test_cli import recsys
 from tests.worlds import counting_bundle, encoder_bundle, experiment, prepared, ring, small_encoder
 
 N_ITEMS = 150
@@ -253,8 +252,8 @@ def test_a_final_bundle_shows_the_run_that_chose_its_epochs(folder: Path, page: 
         best_epoch=3,
     )
     shown_there = Page(write_report(final, folder / "final.html"))
-    version = Bundle.load(folder / "bundle").model_version
-    assert f"of the run that chose its 3 epochs, model version {version}" in shown_there.words
+    model_version = Bundle.load(folder / "bundle").model_version
+    assert f"of the run that chose its 3 epochs, model version {model_version}" in shown_there.words
     assert shown_there.row("HR share") == page.row("HR share")
     assert "final" in shown_there.words.split(" report")[0]
 
@@ -263,6 +262,20 @@ def test_a_final_bundle_shows_the_run_that_chose_its_epochs(folder: Path, page: 
     assert "that run itself is not at hand" in left.words
     assert left.row("test hr@10")[1] == "0.2500"
     assert {"baselines", "examples", "slices"}.isdisjoint(left.values("id"))
+
+
+def test_a_bundle_that_answers_with_seen_items_is_not_asked_for_others(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(12, 80), 12)
+    bundle = counting_bundle(tmp_path / "bundle", data, name="replay")
+    out = tmp_path / "report.html"
+    with pytest.raises(InputError, match="leaves it nothing to say; keep seen items") as of_report:
+        write_report(bundle.folder, out)
+    with pytest.raises(InputError) as of_evaluation:
+        evaluate_bundle(bundle, data)
+    assert str(of_report.value) == str(of_evaluation.value)
+    assert not out.exists()
+    page = Page(write_report(bundle.folder, out, exclude_seen=False, baselines=False))
+    assert "items of the history kept in the ranking" in page.words
 
 
 def test_replay_needs_repeats_and_a_ranking_that_keeps_them(tmp_path: Path) -> None:
@@ -300,17 +313,6 @@ def test_errors_say_what_is_missing(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="may have seen the targets; measure it on the data"):
         write_report(folder / "bundle", out, data=tmp_path / "other")
     assert not out.exists()
-
-
-def test_the_command_writes_the_page_and_names_itself(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a b.html"
-    done = recsys("report", folder / "bundle", "--out", out, "--split", "valid", "--no-baselines")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"wrote {out}"
-    page = Page(out)
-    assert f"recsys report {folder / 'bundle'} --out '{out}' --split valid --no-baselines" in page.words
-    assert "Valid targets, full ranking" in page.words
-    assert "mask_prob: 0.2" in page.words
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))

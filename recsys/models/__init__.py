@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.config import ModelConfig
+from recsys.errors import InputError
 from recsys.models.item_knn import ItemKNN, fit_item_knn
 from recsys.models.markov import Markov, fit_markov
 from recsys.models.popularity import Popularity, fit_popularity, fit_recent_popularity
@@ -34,6 +35,23 @@ COUNTING: dict[str, tuple[Callable[..., CountingModel], Callable[..., CountingMo
 
 ANSWERS_SEEN = frozenset({"replay"})
 """Models that answer with items of the history: without them they say nothing."""
+
+
+def check_has_answers(model: str, *, exclude_seen: bool) -> None:
+    """Refuse to leave out the items of the history where a model answers with these alone.
+
+    Args:
+        model: its name, as in the tables above.
+        exclude_seen: whether they are left out.
+
+    Raises:
+        InputError: they are, and the model is one of `ANSWERS_SEEN`.
+    """
+    if exclude_seen and model in ANSWERS_SEEN:
+        raise InputError(
+            f"model `{model}` recommends the items of the history again, and leaving out what was seen "
+            "leaves it nothing to say; keep seen items (--keep-seen, exclude_seen=False)"
+        )
 
 
 def build_encoder(config: ModelConfig, n_items: int) -> Transformer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recsys.bundle import Bundle
+from recsys.files import written_file
 from recsys.report.content import Say, gather
 from recsys.report.page import render
 
@@ -43,8 +44,8 @@ def write_report(
         The file.
 
     Raises:
-        InputError: bundle or data are missing or do not fit each other, or the split is unknown or has no
-            target.
+        InputError: bundle or data are missing or do not fit each other, the split is unknown or has no
+            target, or the model has nothing to say under `exclude_seen`.
     """
     bundle = Bundle.load(bundle_folder)
     report = gather(
@@ -58,7 +59,6 @@ def write_report(
     )
     file = Path(out)
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(render(report), encoding="utf-8")
-    draft.replace(file)
+    with written_file(file) as draft:
+        draft.write_text(render(report), encoding="utf-8")
     return file

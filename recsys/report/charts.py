@@ -38,42 +38,17 @@ def curve(points: Sequence[Point], *, marked: Point, word: str, label: str, belo
     def y(value: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low), 1)
 
-    parts = [
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" {}>{}</text>').format(
-            LEFT,
-            WIDTH - RIGHT,
-            y(tick),
-            y(tick),
-            LEFT - 6,
-            y(tick) + 4,
-            Markup('text-anchor="end"'),
-            f"{tick:g}",
-        )
-        for tick in ticks
-    ]
-    parts += [
-        Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x(epoch), HEIGHT - 20, epoch)
-        for epoch in sorted(
-            {int(tick) for tick in nice_ticks(first, last) if first <= tick <= last} | {first}
-        )
-    ]
+    parts = [_level(y(tick), f"{tick:g}") for tick in ticks]
+    shown = {int(tick) for tick in nice_ticks(first, last) if first <= tick <= last} | {first}
+    parts += [_text(x(epoch), HEIGHT - 20, str(epoch)) for epoch in sorted(shown)]
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "epoch"))
     line = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in points)
-    left = marked[0] <= (first + last) / 2
     parts.append(Markup('<polyline class="curve" points="{}"/>').format(line))
-    parts.append(Markup('<circle class="mark" cx="{}" cy="{}" r="4"/>').format(x(marked[0]), y(marked[1])))
-    parts.append(
-        Markup('<text class="strong" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-            x(marked[0]) + (8 if left else -8),
-            y(marked[1]) + (18 if below else -8),
-            "start" if left else "end",
-            f"{word} {marked[1]:.4g}",
-        )
-    )
-    parts.append(
-        Markup('<text x="{}" y="{}" text-anchor="middle">epoch</text>').format(
-            (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4
-        )
-    )
+    across, up = x(marked[0]), y(marked[1])
+    parts.append(Markup('<circle class="mark" cx="{}" cy="{}" r="4"/>').format(across, up))
+    side, anchor = (8, "start") if marked[0] <= (first + last) / 2 else (-8, "end")
+    value = f"{word} {marked[1]:.4g}"
+    parts.append(_text(across + side, up + (18 if below else -8), value, anchor=anchor, kind="strong"))
     said = f"{label}: {len(points)} epochs, {word} {marked[1]:.4g} at epoch {marked[0]}"
     return Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, said, Markup("").join(parts)
@@ -110,6 +85,18 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(factor * 10.0**digits for factor in (1, 2, 5, 10) if factor * 10.0**digits >= span / count)
     start, stop = math.floor(low / step), math.ceil(high / step)
     return [round(place * step, 1 - digits) for place in range(start, max(stop, start + 1) + 1)]
+
+
+def _level(y: float, value: str) -> Markup:
+    """A line of the grid, and its value at the left."""
+    line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(LEFT, WIDTH - RIGHT, y, y)
+    return line + _text(LEFT - 6, y + 4, value, anchor="end")
+
+
+def _text(x: float, y: float, content: str, *, anchor: str = "middle", kind: str = "") -> Markup:
+    """Text of a class that begins, ends or has its middle at x."""
+    form = '<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>'
+    return Markup(form).format(kind, x, y, anchor, content)
 
 
 def _whisker(low: float, high: float) -> Markup:

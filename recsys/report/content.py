@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast, get_args
-
-import numpy as np
+from typing import Any
 
 from recsys.bootstrap import Interval
 from recsys.bundle import Bundle
 from recsys.compare import compare
-from recsys.dataset import PreparedData, Split, Targets
+from recsys.dataset import PreparedData, Split, split_named
 from recsys.errors import InputError
 from recsys.evaluation import Evaluation, check_trained_on, evaluate
 from recsys.floors import FLOORS
 from recsys.index import IndexInfo, read_index_info
-from recsys.models import ANSWERS_SEEN, fit_counting
+from recsys.models import ANSWERS_SEEN, check_has_answers, fit_counting
 from recsys.report.examples import Example, example_users
 
 COMPARED = ("hr@10", "ndcg@10")
@@ -99,12 +97,12 @@ def gather(
         say: called with a line for each stage.
 
     Raises:
-        InputError: the split is unknown or has no target, or the bundle was trained on other data.
+        InputError: the split is unknown or has no target, or the bundle was trained on other data or has
+            nothing to say under `exclude_seen`.
     """
+    part = split_named(split)
     check_trained_on(bundle, data)
-    if split not in get_args(Split):
-        raise InputError(f"split `{split}` is unknown; known: {', '.join(get_args(Split))}")
-    part = cast(Split, split)
+    check_has_answers(bundle.config.model.name, exclude_seen=exclude_seen)
     measured = _measured(bundle)
     if measured is None:
         history = _history(bundle)
@@ -112,7 +110,7 @@ def gather(
         return Report(bundle, None, data, part, None, [], [], history, None, index)
     say(f"evaluating {measured.folder} on the {split} targets of {data.path}")
     evaluation = evaluate(measured.model, data, split=part, exclude_seen=exclude_seen, seed=seed)
-    repeats = repeated_share(data.targets(part))
+    repeats = float(data.targets(part).repeated().mean())
     gains = evaluation.per_user[COMPARED[0]]
     return Report(
         bundle=bundle,
@@ -126,14 +124,6 @@ def gather(
         repeats=repeats,
         index=read_index_info(bundle),
     )
-
-
-def repeated_share(targets: Targets) -> float:
-    """Share of the targets that stand in their own history."""
-    histories = targets.histories
-    again = np.zeros(len(targets.items), dtype=bool)
-    again[histories.rows[histories.values == targets.items[histories.rows]]] = True
-    return float(again.mean())
 
 
 def _measured(bundle: Bundle) -> Bundle | None:

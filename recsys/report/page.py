@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from recsys.config import shown_uri
+from recsys.environment import Environment, TrainingRecord, environment
 from recsys.models import ENCODERS
 from recsys.report import charts, words
 from recsys.report.content import SORTED_BY, Report
 from recsys.report.examples import SHOWN_ITEMS
-from recsys.tracking import environment
 
 TEMPLATE = "page.html"
 SIGN = str.maketrans("-", "\N{MINUS SIGN}")
@@ -28,10 +26,10 @@ def render(report: Report) -> str:
 
     Everything that comes from data, such as a title, is escaped by the template engine.
     """
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    page = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -133,9 +131,9 @@ def _tiles(report: Report) -> list[dict[str, str]]:
 def _measured(report: Report) -> dict[str, Any]:
     """Tables of the evaluation, of the baselines beside it and of its slices."""
     evaluation = report.evaluation
-    stored = dict(report.bundle.manifest["metrics"])
+    stored = _spaced(report.bundle.manifest["metrics"])
     if evaluation is None:
-        return {"evaluation": None, "stored": stored}
+        return {"evaluation": None, "stored": stored, "stored_caption": words.stored(report)}
     hits = sum(user.hit for user in report.examples)
     return {
         "evaluation": evaluation,
@@ -236,38 +234,57 @@ def _data(report: Report) -> dict[str, Any]:
     }
     return {
         "data_caption": f"Data set {manifest.get('name', report.bundle.config.name)}; split: {how}.",
-        "counts": counts,
+        "counts": _spaced(counts),
         "leakage": manifest.get("leakage_check", []),
         "notices": manifest.get("notices", []),
     }
 
 
+def _spaced(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with names for people: `test_targets` is `test targets`."""
+    return {name.replace("_", " "): value for name, value in values.items()}
+
+
 def _made(report: Report) -> dict[str, Any]:
     """How to make model and page again."""
-    found = environment()
-    program, *arguments = found["command"]
-    name = Path(program).name
-    command = shlex.join(["recsys" if name in ("cli.py", "__main__.py") else name, *arguments])
-    tree = report.bundle.config.model_dump(mode="json")
-    tree["tracking"]["uri"] = shown_uri(report.bundle.config.tracking.uri)
-    versions = {"python": found["python"], **found["packages"], "platform": found["platform"]}
-    if "git_commit" in found:
-        versions["git commit"] = found["git_commit"]
+    bundle = report.bundle
+    page = environment()
+    trainings = {"training": bundle.training}
+    if report.measured is not None and report.measured is not bundle:
+        trainings["run that chose the epochs"] = report.measured.training
+    makers = {name: each.environment for name, each in trainings.items() if each} | {"this page": page}
     return {
-        "command": command,
-        "settings": yaml.safe_dump(tree, sort_keys=False, allow_unicode=True),
-        "versions": versions
-        | {"model version": report.bundle.model_version, "data digest": report.data.digest},
-        "index_rows": list(_index_rows(report)),
+        "trainings": [_told(name, each) for name, each in trainings.items()],
+        "command": page.shell_line,
+        "settings": yaml.safe_dump(bundle.config.to_record(), sort_keys=False, allow_unicode=True),
+        "makers": list(makers),
+        "versions": _side_by_side(list(makers.values())),
+        "index_rows": dict(_index_rows(report)),
         "no_index": (
             "A model that only counts answers from its counts and needs no index."
-            if report.bundle.manifest["model"] not in ENCODERS
+            if bundle.manifest["model"] not in ENCODERS
             else "None was built: answers come from exact search. `recsys index` builds one."
         ),
     }
 
 
-def _index_rows(report: Report) -> Iterable[tuple[str, str]]:
+def _told(name: str, training: TrainingRecord | None) -> dict[str, str]:
+    """One training: what to call it, its command, and a sentence about its time; empty where not recorded."""
+    if training is None:
+        return {"name": name, "command": "", "when": ""}
+    started = training.started_at.strftime("%Y-%m-%d %H:%M:%S %Z")
+    when = f"Started {started}; {training.seconds:,.1f} s of training and validation."
+    return {"name": name, "command": training.environment.shell_line, "when": when}
+
+
+def _side_by_side(makers: list[Environment]) -> dict[str, list[str]]:
+    """Rows of the table of versions: name -> the version that each process ran, empty where it had none."""
+    versions = [each.versions for each in makers]
+    names = dict.fromkeys(name for each in versions for name in each)
+    return {name: [each.get(name, "") for each in versions] for name in names}
+
+
+def _index_rows(report: Report) -> Iterator[tuple[str, str]]:
     info = report.index
     if info is None:
         return

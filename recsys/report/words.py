@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recsys.bootstrap import Interval
-from recsys.models import COUNTING
+from recsys.models import ANSWERS_SEEN, COUNTING
 from recsys.report.content import SORTED_BY, Baseline, Report
 
 EXPLANATIONS = {
@@ -98,6 +98,14 @@ def cold_targets(report: Report) -> str:
             f"For {percent(report.repeats)} of users the target is an item of their history, {fate}."
         )
     return " ".join(lines)
+
+
+def stored(report: Report) -> str:
+    """How the figures came about that a bundle carries, where nothing can be measured anew."""
+    seen = "kept" if report.bundle.config.model.name in ANSWERS_SEEN else "removed"
+    return (
+        f"As the run that chose the epochs measured them, full ranking, seen items {seen}; without intervals."
+    )
 
 
 def ungrouped(slices: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,13 +12,13 @@ from typing import Any, get_args
 from recsys.bundle import Bundle
 from recsys.config import ExperimentConfig, ModelConfig, build_config
 from recsys.dataset import PreparedData
+from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evaluate
 from recsys.experiment import STATE_FILE, train
 from recsys.history import HISTORY_FILE
 from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting
 from recsys.models.protocol import Model
-from recsys.tracking import environment
 from tests.benchmarks import peers, results
 from tests.benchmarks.peers import LIBRARIES, MODELS, Peer
 from tests.benchmarks.results import OURS, Row
@@ -111,7 +111,7 @@ def measure_floor(label: str, config: ModelConfig, board: Board) -> None:
         return
     started = time.perf_counter()
     fitted = fit_counting(config, data.training(), times, len(data.vocabulary))
-    facts = {"seconds": round(time.perf_counter() - started, 2), "versions": environment()["packages"]}
+    facts = {"seconds": round(time.perf_counter() - started, 2), "versions": environment().packages}
     board.measure(fitted, model | facts, rules)
 
 
@@ -161,7 +161,7 @@ def _train(config: ExperimentConfig, folder: Path, work: Path) -> Row:
     return {
         "seconds": round(before + trained.seconds, 1),
         "best_epoch": trained.best_epoch,
-        "versions": environment()["packages"],
+        "versions": environment().packages,
     }
 
 

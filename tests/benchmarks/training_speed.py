@@ -36,6 +36,7 @@ import numpy as np
 from recsys.config import BERT4RecConfig, SASRecConfig, TrainingConfig
 from recsys.sequences import Ragged
 from recsys.training import fit_encoder
+
 run_script = None
 
 SIZES = {"ml-100k": (200, 128), "beauty": (50, 256)}

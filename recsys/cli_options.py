@@ -1,0 +1,44 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys.console import writable
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="one of configs/, or your own")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[key=value ...]", help="such as data.path=logs training.epochs=5"),
+]
+BundleName = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="a folder, runs:/RUN_ID/bundle or models:/NAME@ALIAS")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow's address; default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"),
+]
+Backend = Annotated[str | None, typer.Option(help="annoy, exact or auto (the faster one here)")]
+DataFolder = Annotated[
+    Path | None, typer.Option(help="prepared data; default: what the bundle was trained on")
+]
+SplitName = Annotated[str, typer.Option("--split", help="valid or test")]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="full, pop-100 or uniform-100")]
+KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="rank the history's items too")]
+Seed = Annotated[int, typer.Option(min=0, help="of sampled negatives and intervals")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="write the result there", callback=writable)]
+
+
+def bundle_folder(bundle: str, tracking_uri: str | None) -> Path:
+    """The folder of what `BundleName` names; MLflow itself is imported only for a URI.
+
+    Raises:
+        InputError: there is no such bundle.
+    """
+    from recsys.config import default_tracking_uri
+    from recsys.registry import resolve_bundle
+
+    return resolve_bundle(bundle, tracking_uri or default_tracking_uri())
