@@ -4,7 +4,7 @@ Packed rows and batches of similar length were measured against each other (READ
 of their columns, and packing lets any sequences share a batch.
 
 Shapes: `S` sequences, `W` windows, `B` sequences of a batch, `E` events of all of them, `R` rows, `L`
-columns.
+columns, `T` events that are asked, `Q` of a row at most.
 """
 
 from __future__ import annotations
@@ -98,6 +98,26 @@ class Packed:
         matrix = np.full(self.shape, fill, dtype=np.int64)
         matrix.reshape(-1)[self.places] = values
         return matrix
+
+    def asking(self, asked: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the T events `asked` (E,) stand among those of their rows.
+
+        Returns:
+            (R, Q) their columns, each row filled up with column 0, and (T,) row * Q + number of each. All
+            columns in order where a row is asked everywhere.
+        """
+        rows, columns = np.divmod(self.places[asked], self.shape[1])
+        counts = np.bincount(rows, minlength=self.shape[0])
+        width = int(counts.max())
+        if width == self.shape[1]:
+            return np.tile(np.arange(width), (self.shape[0], 1)), self.places[asked]
+        order = np.argsort(rows, kind="stable")
+        numbers = np.empty_like(rows)
+        numbers[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = rows * width + numbers
+        asking = np.zeros((self.shape[0], width), dtype=np.int64)
+        asking.reshape(-1)[places] = columns
+        return asking, places
 
     def positions(self) -> NDArray[np.int64]:
         """(R, L) distance of each event from the end of its sequence; 0 at padding."""

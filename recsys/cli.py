@@ -87,10 +87,15 @@ def train(
 ) -> None:
     """A prepared data set -> an MLflow run and a bundle."""
     from recsys.evaluation import metric_lines
+    from recsys.experiment import assist
     from recsys.experiment import train as train_model
     from recsys.models import ANSWERS_SEEN
+    from recsys.processes import Processes
 
     experiment = _load(config, overrides)
+    if Processes.launched().rank > 0:
+        assist(experiment, resume=resume, final=final)
+        return
     trained = train_model(experiment, resume=resume, final=final, say=say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""

@@ -109,6 +109,30 @@ def train(
     return Trained(bundle, run.run_id, model_version, best_epoch, metrics, seconds)
 
 
+def assist(config: ExperimentConfig, *, resume: bool = False, final: bool = False) -> None:
+    """Train beside the first process of a training by torchrun, which calls `train` and keeps the result.
+
+    Raises:
+        InputError: as `train`, or the model counts, which one process does alone.
+    """
+    if config.model.name in COUNTING:
+        raise InputError(f"model `{config.model.name}` counts and is not trained; start one process for it")
+    assert isinstance(config.model, EncoderConfig)
+    data = PreparedData.load(config.prepared_path)
+    check_settings(config, data)
+    chosen = _chosen_by_validation(config, data) if final else None
+    fit_encoder(
+        config.model,
+        config.training,
+        training=data.sequences if chosen else data.training(),
+        n_items=len(data.vocabulary),
+        validation=None if chosen else data.targets("valid"),
+        checkpoints=(config.output_path / "final" if final else config.output_path) / CHECKPOINTS,
+        resume=resume,
+        stop_epoch=chosen.manifest["best_epoch"] if chosen else None,
+    )
+
+
 def _report(run: TrackedRun, bundle: Path, file: Path, data: PreparedData, say: Say) -> None:
     """Write the report and record it; a training that is done does not fail for want of a page about it."""
     say("measuring the baselines for the report")

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-LOGITS_IN_CACHE = 2**20
+LOGITS_IN_CACHE = 2**22
 """Logits of a block on a CPU: small enough for its caches, large enough for its matrix units."""
 LOGITS_ON_GPU = 2**27
+SMALLEST_CHANCE = 1e-30
+"""Below it the log of a probability is taken from the logits."""
 LEAST_ROWS = 16
-"""A block never has fewer places (of a catalogue beyond 65,536 items it holds 16 V logits): with fewer, every
-place would read all item vectors from memory."""
+"""A block never has fewer places (beyond 262,144 items it holds 16 V logits): with fewer, every place would
+read all item vectors from memory."""
 
 
 def full_cross_entropy(
@@ -67,30 +69,28 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         T, V = len(states_TD), len(items_VD)
+        rows = min(block_rows(V, states_TD.device), T)
         with torch.autocast(states_TD.device.type, enabled=False):
             x_TD, w_VD, b_V = states_TD.to(dtype), items_VD.to(dtype), bias_V.to(dtype)
             grad_states = torch.empty_like(x_TD)
-            grad_items = torch.zeros(items_VD.shape, dtype=torch.float32, device=items_VD.device)
-            grad_bias = torch.zeros(V, dtype=torch.float32, device=items_VD.device)
-            loss = torch.zeros((), dtype=torch.float32, device=states_TD.device)
-            rows = min(block_rows(V, states_TD.device), T)
-            logits_buffer, softmax_buffer = x_TD.new_empty((2, rows, V))
+            grad_items = torch.zeros_like(items_VD)
+            grad_bias = torch.zeros_like(bias_V)
+            buffers = x_TD.new_empty((2, rows, V))
+            ones_1R = x_TD.new_ones((1, rows))
+            loss = states_TD.new_zeros(())
             for start in range(0, T, rows):
                 x_RD, asked_R1 = x_TD[start : start + rows], targets_T[start : start + rows, None]
-                logits_RV = torch.addmm(b_V, x_RD, w_VD.T, out=logits_buffer[: len(x_RD)])
-                softmax_RV = torch.softmax(logits_RV, dim=1, out=softmax_buffer[: len(x_RD)])
-                # log sum exp from the largest logit and its probability, which is never too small for a log.
-                normaliser_R = logits_RV.amax(1).float() - softmax_RV.amax(1).float().log()
-                loss += (normaliser_R - logits_RV.gather(1, asked_R1)[:, 0].float()).sum()
-                softmax_RV.scatter_add_(
-                    1, asked_R1, asked_R1.new_full((), -1, dtype=dtype).expand_as(asked_R1)
-                )
+                logits_RV, softmax_RV = buffers[:, : len(x_RD)]
+                torch.addmm(b_V, x_RD, w_VD.T, out=logits_RV)
+                torch.softmax(logits_RV, dim=1, out=softmax_RV)
+                loss += _negative_log(softmax_RV, logits_RV, asked_R1)
                 torch.mm(softmax_RV, w_VD, out=grad_states[start : start + rows])
-                if dtype is torch.float32:
-                    grad_items.addmm_(softmax_RV.T, x_RD)
-                else:
-                    grad_items += torch.mm(softmax_RV.T, x_RD)
-                grad_bias += softmax_RV.sum(0, dtype=torch.float32)
+                grad_items += torch.mm(softmax_RV.T, x_RD)
+                grad_bias += torch.mm(ones_1R[:, : len(x_RD)], softmax_RV)[0]
+        # The gradient of a logit is its probability, less one at the target: what follows is the one.
+        grad_states = grad_states.float() - items_VD.index_select(0, targets_T)
+        grad_items.index_add_(0, targets_T, states_TD, alpha=-1)
+        grad_bias.index_add_(0, targets_T, torch.ones_like(targets_T, dtype=bias_V.dtype), alpha=-1)
         ctx.save_for_backward(grad_states, grad_items, grad_bias)
         return loss / T
 
@@ -98,7 +98,17 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         grad_states, grad_items, grad_bias = ctx.saved_tensors
         factor = grad / len(grad_states)
-        return grad_states.float().mul_(factor), grad_items.mul_(factor), grad_bias.mul_(factor), None, None
+        return grad_states.mul_(factor), grad_items.mul_(factor), grad_bias.mul_(factor), None, None
+
+
+def _negative_log(softmax_RV: torch.Tensor, logits_RV: torch.Tensor, asked_R1: torch.Tensor) -> torch.Tensor:
+    """Sum of -log of the probabilities asked for; from the logits where one is too small for a float."""
+    chance_R = softmax_RV.gather(1, asked_R1)[:, 0].float()
+    small_R = chance_R < SMALLEST_CHANCE
+    if not small_R.any():
+        return -chance_R.log().sum()
+    exact_R = logits_RV.float().logsumexp(1) - logits_RV.gather(1, asked_R1)[:, 0].float()
+    return torch.where(small_R, exact_R, -chance_R.log()).sum()
 
 
 def sampled_softmax(

@@ -3,7 +3,8 @@
 Everything here is numpy on whole batches; a step's arrays are a function of the seed, the epoch and the step,
 never of the number of processes.
 
-Shapes: `B` sequences of a step, `R` rows, `L` columns, `T` places that are asked, `n` negatives, `V` items.
+Shapes: `B` sequences of a step, `R` rows, `L` columns, `T` places that are asked, `Q` of a row at most, `n`
+negatives, `V` items.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Step(NamedTuple):
         items_RL: int64 item indices, MASK at the hidden places, PAD where no sequence stands.
         positions_RL: int64 distance from the end of the sequence.
         owner_RL: int64 sequence of the step that a column belongs to; -1 at padding.
-        places_T: int64 row * L + column of the places that are asked.
+        asking_RQ: int64 columns of each row that are asked, filled up to equal numbers.
+        places_T: int64 row * Q + number of the places that are asked.
         targets_T: int64 item indices, the answers there.
         negatives_n: int64 item indices that all processes share; empty for the full softmax.
         asked: places asked in the whole step, of all processes.
@@ -38,6 +40,7 @@ class Step(NamedTuple):
     items_RL: torch.Tensor
     positions_RL: torch.Tensor
     owner_RL: torch.Tensor
+    asking_RQ: torch.Tensor
     places_T: torch.Tensor
     targets_T: torch.Tensor
     negatives_n: torch.Tensor
@@ -47,11 +50,13 @@ class Step(NamedTuple):
     def of(cls, examples: Examples, negatives: NDArray[np.int64], asked: int) -> Step:
         """Pack examples into rows."""
         packed = Packed.rows(examples.read.lengths)
+        asking, places = packed.asking(examples.asked)
         return cls(
             torch.from_numpy(packed.spread(examples.read.values)),
             torch.from_numpy(packed.positions()),
             torch.from_numpy(packed.owners()),
-            torch.from_numpy(packed.places[examples.asked]),
+            torch.from_numpy(asking),
+            torch.from_numpy(places),
             torch.from_numpy(examples.answers[examples.asked].astype(np.int64)),
             torch.from_numpy(negatives),
             asked,
@@ -126,6 +131,11 @@ class Steps:
         rng = np.random.default_rng([self.config.seed, self.epoch()])
         make = OBJECTIVES[self.model.name]
         for chosen in shuffled_batches(len(self.windows), self.config.batch_size, rng):
+            if len(chosen) < processes:
+                raise InputError(
+                    f"a step of {len(chosen)} sequences cannot be shared by {processes} processes; set "
+                    f"training.batch_size to {processes} or more, or start fewer processes"
+                )
             examples = make(self.windows.take(chosen), self.model, self.mask, rng)
             own = examples.take(np.arange(rank, len(chosen), processes)) if processes > 1 else examples
             yield Step.of(own, self.negatives.draw(rng), int(examples.asked.sum()))

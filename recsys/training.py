@@ -26,6 +26,7 @@ from recsys.losses import full_cross_entropy, gbce, sampled_softmax
 from recsys.metrics import hit_rate, ndcg, rank_counts
 from recsys.models import build_encoder
 from recsys.models.transformer import Transformer
+from recsys.processes import Processes
 from recsys.progress import epoch_reporter
 from recsys.sequences import Ragged
 from recsys.steps import Step, Steps
@@ -96,7 +97,7 @@ class EncoderTraining(pl.LightningModule):
         """
         bf16 = uses_bf16(self.config.precision, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and self.device.type != "cpu"):
-            states_TD = self.encoder.states(step.items_RL, step.positions_RL, step.owner_RL, step.places_T)
+            states_TD = self.encoder.states(*step[:5])
         scored = states_TD.float(), self.encoder.item_embedding.weight, self.encoder.output_bias()
         if self.config.loss == "full":
             loss = full_cross_entropy(*scored, step.targets_T, bf16=bf16)
@@ -205,7 +206,8 @@ def fit_encoder(
     """Train an encoder from fresh weights, or go on from the last checkpoint.
 
     The result is a function of the arguments and the number of CPU threads; the caller's random state is
-    left as it was.
+    left as it was. Under torchrun every process calls this with the same arguments, and the first one's
+    result counts.
 
     Args:
         model_config: sizes, dropout and masking.
@@ -223,7 +225,8 @@ def fit_encoder(
     """
     steps = Steps(training, n_items, model_config, config)
     last, best = checkpoints / LAST_CHECKPOINT, checkpoints / "best.ckpt"
-    if not resume:
+    first = Processes.launched().rank == 0
+    if first and not resume:
         last.unlink(missing_ok=True)
         best.unlink(missing_ok=True)
     started = time.perf_counter()
@@ -231,10 +234,11 @@ def fit_encoder(
         encoder = build_encoder(model_config, n_items)
         module = EncoderTraining(encoder, steps, validation, config)
         with epoch_reporter(stop_epoch or config.epochs) as report:
-            progress = _Progress(report, on_epoch)
+            progress = _Progress(report, on_epoch) if first else Callback()
             trainer = _trainer(config, checkpoints, validation is not None, stop_epoch, progress)
-            if not _ran_out_of_patience(last):
-                trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
+            goes_on = resume and last.exists()
+            if not (goes_on and _ran_out_of_patience(last)):
+                trainer.fit(module, ckpt_path=str(last) if goes_on else None)
     chosen = best if validation is not None else last
     state = torch.load(chosen, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
@@ -244,8 +248,6 @@ def fit_encoder(
 
 def _ran_out_of_patience(last: Path) -> bool:
     """Whether early stopping had ended the training; Lightning alone would go on until it stops again."""
-    if not last.exists():
-        return False
     states = torch.load(last, map_location="cpu", weights_only=True)["callbacks"].values()
     return any(state.get("stopped_epoch") for state in states)
 
@@ -261,6 +263,7 @@ def _trainer(
             ),
             EarlyStopping(MONITOR, patience=config.patience, mode="max"),
         ]
+    processes = Processes.launched()
     # Last in the list: its checkpoint holds what the other callbacks decided in the same epoch.
     callbacks.append(
         ModelCheckpoint(
@@ -270,7 +273,9 @@ def _trainer(
     return pl.Trainer(
         max_epochs=stop_epoch or config.epochs,
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
-        devices=1,
+        devices=processes.per_node,
+        num_nodes=processes.nodes,
+        strategy="ddp" if processes.total > 1 else "auto",
         callbacks=callbacks,
         check_val_every_n_epoch=min(config.validate_every, config.epochs),
         limit_val_batches=1.0 if validates else 0,

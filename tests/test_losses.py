@@ -42,7 +42,7 @@ def plain(
     return F.cross_entropy(states @ items.T + bias, targets)
 
 
-@pytest.mark.parametrize("logits", [2**20, 16 * (V + 2), 1])
+@pytest.mark.parametrize("logits", [2**22, 16 * (V + 2), 1])
 # At scale 20 logits reach thousands, and many probabilities are too small for a float.
 @pytest.mark.parametrize(("scale", "tolerance"), [(1.0, 1e-5), (20.0, 1e-3)])
 def test_full_cross_entropy_is_pytorchs(
@@ -67,7 +67,7 @@ def test_no_more_logits_than_a_block_are_held() -> None:
     for n_items in (100, 12_101, 60_000, 1_000_000):
         rows = block_rows(n_items, cpu)
         assert rows % 16 == 0
-        assert rows * n_items <= max(2**20, 16 * n_items)
+        assert rows * n_items <= max(2**22, 16 * n_items)
 
 
 def test_sampled_softmax_approaches_the_full_one() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from recsys.config import BERT4RecConfig, TrainingConfig
 from recsys.dataset import Targets
 from recsys.errors import InputError
 from recsys.evaluation import score_function
+from recsys.history import read_history
 from recsys.sequences import Ragged
 from recsys.training import Fitted, fit_encoder
 from tests.worlds import ring
@@ -136,3 +138,41 @@ def test_lightnings_global_settings_are_put_back(tmp_path: Path) -> None:
 def test_resuming_a_finished_training_changes_nothing(tmp_path: Path, patience: int) -> None:
     finished = fit(tmp_path, epochs=12, patience=patience)
     assert same(fit(tmp_path, epochs=12, patience=patience, resume=True), finished)
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """The command line under torchrun, over gloo, against one process on the same global batches."""
+    sequences = ring(N_ITEMS, 203)  # odd: the shares of a step are unequal
+    log = tmp_path / "log.txt"
+    log.write_text(
+        "".join(f"{row + 1} {' '.join(map(str, sequences[row].tolist()))}\n" for row in range(len(sequences)))
+    )
+    config = tmp_path / "ring.yaml"
+    config.write_text(
+        f"name: ring\ndata: {{path: {log}, format: sequences}}\n"
+        "model: {dim: 16, layers: 1, max_length: 12, dropout: 0.0}\n"
+        "training: {epochs: 4, batch_size: 16, learning_rate: 3.0e-3, precision: fp32, device: cpu}\n"
+        f"prepared: {tmp_path / 'prepared'}\ntracking: {{uri: 'sqlite:///{tmp_path / 'mlflow.db'}'}}\n"
+    )
+    command = ["-m", "recsys", "train", str(config)]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    histories = []
+    for name, start in (("one", []), ("two", launch)):
+        output = tmp_path / name
+        subprocess.run(
+            [sys.executable, "-m", "recsys", "prepare", str(config)], check=True, capture_output=True
+        )
+        done = subprocess.run(
+            [sys.executable, *start, *command, f"output={output}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (output / "bundle" / "manifest.json").exists()
+        histories.append(read_history(output))
+    one, two = histories
+    assert len(one) == len(two) == 4
+    for alone, shared in zip(one, two, strict=True):
+        assert alone == pytest.approx(shared, rel=1e-4)

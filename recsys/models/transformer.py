@@ -13,8 +13,8 @@ What differs in both: positions are counted from the end of a sequence (equal to
 that a row can be as narrow as its sequences; and several sequences may stand in one row, each of which sees
 only itself.
 
-Shapes: `B` rows, `L` columns, `Q` columns that are read, `D` width, `H` heads, `V` items, `T` places that the
-loss reads.
+Shapes: `B` rows, `L` columns, `Q` columns of a row that are asked, `D` width, `H` heads, `V` items, `T`
+places that the loss reads.
 """
 
 from __future__ import annotations
@@ -50,36 +50,36 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def attend(
-        self, hidden_BLD: torch.Tensor, seen_BLL: torch.Tensor, read: int | None = None
+        self, hidden_BLD: torch.Tensor, seen_BQL: torch.Tensor, asking_BQD: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """(B, Q, D) what the last `read` columns (default: all) gather from the columns they may see.
+        """(B, Q, D) what each place gathers from the columns of its row that it may see.
 
         Args:
             hidden_BLD: states that the layer reads.
-            seen_BLL: (B, 1, Q or 1, L) additive mask: 0 where a column may be seen, else -inf.
-            read: number of columns Q.
+            seen_BQL: (B, 1, Q or 1, L) additive mask: 0 where a column may be seen, else -inf.
+            asking_BQD: states of the places that ask; default: all.
         """
-        B, L, D = hidden_BLD.shape
-        Q = read or L
+        B, _, D = hidden_BLD.shape
         if self.pre_norm:
             hidden_BLD = self.attention_norm(hidden_BLD)
-        if Q == L:
+        if asking_BQD is None:
             query_BQD, key_BLD, value_BLD = self.project_qkv(hidden_BLD).chunk(3, dim=-1)
         else:
             weight, bias = self.project_qkv.weight, self.project_qkv.bias
-            query_BQD = F.linear(hidden_BLD[:, -Q:], weight[:D], bias[:D])
+            asking_BQD = self.attention_norm(asking_BQD) if self.pre_norm else asking_BQD
+            query_BQD = F.linear(asking_BQD, weight[:D], bias[:D])
             key_BLD, value_BLD = F.linear(hidden_BLD, weight[D:], bias[D:]).chunk(2, dim=-1)
         query_BHQd, key_BHLd, value_BHLd = (
             x.unflatten(-1, (self.heads, D // self.heads)).transpose(1, 2)
             for x in (query_BQD, key_BLD, value_BLD)
         )
         if self.training and self.attention_dropout:
-            scores_BHQL = query_BHQd @ key_BHLd.transpose(2, 3) / math.sqrt(D // self.heads) + seen_BLL
+            scores_BHQL = query_BHQd @ key_BHLd.transpose(2, 3) / math.sqrt(D // self.heads) + seen_BQL
             weights_BHQL = dropout(scores_BHQL.softmax(-1), self.attention_dropout)
             mixed_BHQd = weights_BHQL @ value_BHLd
         else:
-            mixed_BHQd = F.scaled_dot_product_attention(query_BHQd, key_BHLd, value_BHLd, attn_mask=seen_BLL)
-        mixed_BQD: torch.Tensor = mixed_BHQd.transpose(1, 2).reshape(B, Q, D)
+            mixed_BHQd = F.scaled_dot_product_attention(query_BHQd, key_BHLd, value_BHLd, attn_mask=seen_BQL)
+        mixed_BQD: torch.Tensor = mixed_BHQd.transpose(1, 2).reshape(B, -1, D)
         return mixed_BQD
 
     def finish(self, hidden_D: torch.Tensor, mixed_D: torch.Tensor) -> torch.Tensor:
@@ -156,25 +156,33 @@ class Transformer(nn.Module):
         items_BL: torch.Tensor,
         positions_BL: torch.Tensor,
         owner_BL: torch.Tensor,
+        asking_BQ: torch.Tensor,
         places_T: torch.Tensor,
     ) -> torch.Tensor:
         """(T, D) states that are compared with items, of a batch whose rows hold several sequences.
 
-        The last layer is finished at the places that are read alone.
+        The last layer is computed at the places that are asked alone.
 
         Args:
             items_BL: item indices.
             positions_BL: distance of each item from the end of its sequence.
             owner_BL: which sequence of the batch each column belongs to; -1 at padding.
-            places_T: the places to read, as row * L + column.
+            asking_BQ: the columns of each row that are asked, filled up with any to equal numbers.
+            places_T: which of these are meant, as row * Q + number.
         """
         hidden_BLD = self._embed(items_BL, positions_BL)
         same_B1LL = owner_BL[:, None, :, None] == owner_BL[:, None, None, :]
         seen_B1LL = self._additive(same_B1LL.tril() if self.causal else same_B1LL, hidden_BLD)
         hidden_BLD, last = self._up_to_last(hidden_BLD, seen_B1LL)
-        mixed_BLD = last.attend(hidden_BLD, seen_B1LL)
-        read_TD, mixed_TD = (x.flatten(0, 1).index_select(0, places_T) for x in (hidden_BLD, mixed_BLD))
-        return self._transform(last.finish(read_TD, mixed_TD))
+        (B, L, D), Q = hidden_BLD.shape, asking_BQ.shape[1]
+        if Q == L:
+            asking_BQD, mixed_BQD = hidden_BLD, last.attend(hidden_BLD, seen_B1LL)
+        else:
+            asking_BQD = hidden_BLD.gather(1, asking_BQ[:, :, None].expand(B, Q, D))
+            seen_B1QL = seen_B1LL.gather(2, asking_BQ[:, None, :, None].expand(B, 1, Q, L))
+            mixed_BQD = last.attend(hidden_BLD, seen_B1QL, asking_BQD)
+        asking_TD, mixed_TD = (x.flatten(0, 1).index_select(0, places_T) for x in (asking_BQD, mixed_BQD))
+        return self._transform(last.finish(asking_TD, mixed_TD))
 
     def encode(self, items_BL: torch.Tensor) -> torch.Tensor:
         """(B, D or D+1) vectors of histories (B, L), L <= max_history, padded with PAD on the left.
@@ -194,8 +202,9 @@ class Transformer(nn.Module):
             seen_BLL = seen_BLL.expand(B, 1, L, L).tril() | itself_LL
         seen_BLL = self._additive(seen_BLL, hidden_BLD)
         hidden_BLD, last = self._up_to_last(hidden_BLD, seen_BLL)
-        mixed_B1D = last.attend(hidden_BLD, seen_BLL[:, :, -1:], read=1)
-        vectors_BD = self._transform(last.finish(hidden_BLD[:, -1:], mixed_B1D))[:, 0]
+        asking_B1D = hidden_BLD[:, -1:]
+        mixed_B1D = last.attend(hidden_BLD, seen_BLL[:, :, -1:], asking_B1D)
+        vectors_BD = self._transform(last.finish(asking_B1D, mixed_B1D))[:, 0]
         return vectors_BD if self.causal else F.pad(vectors_BD, (0, 1), value=1.0)
 
     def item_table(self) -> torch.Tensor:

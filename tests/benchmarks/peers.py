@@ -138,15 +138,29 @@ def train_peer(peer: Peer, data: str, bench: Path, bench_dir: Path, work: Path) 
 
 
 def _run(command: list[str], bench_dir: Path, output: Path) -> None:
+    output.write_text(run_script(command, bench_dir, output.with_name("errors.txt")))
+
+
+def run_script(command: list[str], bench_dir: Path, errors: Path) -> str:
+    """What one of the libraries' scripts prints.
+
+    Args:
+        command: Python of the library's environment, the script and its arguments.
+        bench_dir: folder of the environments and the scripts' data.
+        errors: file for what it complains of.
+
+    Raises:
+        InputError: it fails.
+    """
     # Waiting threads that spin slow a shared machine down; our own command line sets the same.
     environment = {**os.environ, "BENCH_DIR": str(bench_dir.absolute()), "OMP_WAIT_POLICY": "PASSIVE"}
     environment.pop("PYTHONPATH", None)
-    errors = output.with_name("errors.txt")
-    with output.open("w") as said, errors.open("w") as complained:
-        done = subprocess.run(command, env=environment, stdout=said, stderr=complained)
+    with errors.open("w") as complained:
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=complained, text=True)
     if done.returncode:
         last = (errors.read_text().strip() or "no message").splitlines()[-1]
         raise InputError(f"{command[2]} failed with exit code {done.returncode}: {last}; see {errors}")
+    return done.stdout
 
 
 def order_of(data: PreparedData, npz: Path) -> Order:

@@ -34,10 +34,10 @@ from typing import Any
 import numpy as np
 
 from recsys.config import BERT4RecConfig, SASRecConfig, TrainingConfig
+from recsys.environment import environment
 from recsys.sequences import Ragged
 from recsys.training import fit_encoder
-
-run_script = None
+from tests.benchmarks.peers import run_script
 
 SIZES = {"ml-100k": (200, 128), "beauty": (50, 256)}
 """Positions and sequences of a step, as the public libraries' scripts set them."""
@@ -54,7 +54,7 @@ RESULTS = Path(__file__).with_name("speed.jsonl")
 def main() -> None:
     """Alternate the libraries and us, print a table of medians and ratios, append the rows to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--bench", type=Path, default=SCRIPTS, help="folder of the libraries' scripts")
+    parser.add_argument("--bench", type=Path, default=Path(), help="folder of the libraries' scripts")
     parser.add_argument("--bench-dir", type=Path, required=True, help="their environments and data")
     parser.add_argument("--cases", default=",".join("/".join(case) for case in PEERS), help="DATA/MODEL,...")
     parser.add_argument("--rounds", type=int, default=3)
@@ -87,7 +87,9 @@ def main() -> None:
             )
         with asked.out.open("a") as file:
             row = {"data": data, "model": model, "library": library, "seconds": seconds, "rss_mb": memory}
-            file.write(json.dumps({**row, "date": time.strftime("%Y-%m-%d"), **environment_of()}) + "\n")
+            file.write(
+                json.dumps({**row, "date": time.strftime("%Y-%m-%d"), **environment().model_dump()}) + "\n"
+            )
 
 
 def peer_epoch(bench: Path, bench_dir: Path, data: str, model: str) -> dict[str, Any]:
@@ -95,7 +97,8 @@ def peer_epoch(bench: Path, bench_dir: Path, data: str, model: str) -> dict[str,
     library, amount = PEERS[data, model]
     limit = ["--max-batches", str(amount)] if library == "recbole" else ["--epochs", str(amount + 1)]
     python, script = bench_dir.absolute() / library / "bin/python", bench.absolute() / f"run_{library}.py"
-    said = run_script([str(python), str(script), data, model, "100000", "--no-infer", *limit], bench_dir)
+    command = [str(python), str(script), data, model, "100000", "--no-infer", *limit]
+    said = run_script(command, bench_dir, bench_dir / "errors.txt")
     rows = [json.loads(line[4:]) for line in said.splitlines() if line.startswith("ROW {")]
     return next(row for row in rows if row["kind"] == "train")
 
@@ -116,10 +119,9 @@ def measure(bench_dir: Path, data: str, model: str, precision: str, epochs: str 
     with np.load(bench_dir / "data" / f"{data}.npz") as file:
         sequences = Ragged(file["items"].astype(np.int32) + 1, file["off"].astype(np.int64))
         n_items = int(file["n_items"])
-    sizes = {"max_length": length, "dropout": 0.2, "attention_dropout": 0.2}
-    config: BERT4RecConfig | SASRecConfig = SASRecConfig(**sizes)
+    config: BERT4RecConfig | SASRecConfig = SASRecConfig(max_length=length, attention_dropout=0.2)
     if model == "bert4rec":
-        config = BERT4RecConfig(**sizes, mask_prob=0.2, last_item_prob=0.0)
+        config = BERT4RecConfig(max_length=length, attention_dropout=0.2, mask_prob=0.2, last_item_prob=0.0)
     training = sequences.first(sequences.lengths - 2).last(length + (model == "sasrec"))
     imported = _rss_mb()
     marks = [time.perf_counter()]
