@@ -42,13 +42,13 @@ def plain(
     return F.cross_entropy(states @ items.T + bias, targets)
 
 
-@pytest.mark.parametrize("logits", [2**22, 16 * (V + 2), 1])
+@pytest.mark.parametrize("block", [2**22, 2**16, 1])
 # At scale 20 logits reach thousands, and many probabilities are too small for a float.
 @pytest.mark.parametrize(("scale", "tolerance"), [(1.0, 1e-5), (20.0, 1e-3)])
 def test_full_cross_entropy_is_pytorchs(
-    monkeypatch: pytest.MonkeyPatch, logits: int, scale: float, tolerance: float
+    monkeypatch: pytest.MonkeyPatch, block: int, scale: float, tolerance: float
 ) -> None:
-    monkeypatch.setattr(losses, "LOGITS_IN_CACHE", logits)
+    monkeypatch.setattr(losses, "CPU_BLOCK_BYTES", block)
     found = with_gradients(full_cross_entropy, torch.float32, scale)
     expected = with_gradients(plain, torch.float64, scale)
     for ours, theirs in zip(found, expected, strict=True):
@@ -65,9 +65,10 @@ def test_bfloat16_is_the_same_loss_to_its_own_precision() -> None:
 def test_no_more_logits_than_a_block_are_held() -> None:
     cpu = torch.device("cpu")
     for n_items in (100, 12_101, 60_000, 1_000_000):
-        rows = block_rows(n_items, cpu)
-        assert rows % 16 == 0
-        assert rows * n_items <= max(2**22, 16 * n_items)
+        for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
+            rows = block_rows(n_items, dtype, cpu)
+            assert rows % 32 == 0
+            assert size * rows * n_items <= max(2**22, size * 32 * n_items)
 
 
 def test_sampled_softmax_approaches_the_full_one() -> None:

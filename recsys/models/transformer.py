@@ -73,14 +73,27 @@ class Block(nn.Module):
             x.unflatten(-1, (self.heads, D // self.heads)).transpose(1, 2)
             for x in (query_BQD, key_BLD, value_BLD)
         )
-        if self.training and self.attention_dropout:
-            scores_BHQL = query_BHQd @ key_BHLd.transpose(2, 3) / math.sqrt(D // self.heads) + seen_BQL
-            weights_BHQL = dropout(scores_BHQL.softmax(-1), self.attention_dropout)
-            mixed_BHQd = weights_BHQL @ value_BHLd
-        else:
-            mixed_BHQd = F.scaled_dot_product_attention(query_BHQd, key_BHLd, value_BHLd, attn_mask=seen_BQL)
+        mixed_BHQd = self._mix(query_BHQd, key_BHLd, value_BHLd, seen_BQL)
         mixed_BQD: torch.Tensor = mixed_BHQd.transpose(1, 2).reshape(B, -1, D)
         return mixed_BQD
+
+    def _mix(
+        self,
+        query_BHQd: torch.Tensor,
+        key_BHLd: torch.Tensor,
+        value_BHLd: torch.Tensor,
+        seen_BQL: torch.Tensor,
+    ) -> torch.Tensor:
+        dropped = self.attention_dropout if self.training else 0.0
+        plain = query_BHQd.is_cpu and (dropped or query_BHQd.dtype != torch.float32)
+        if not plain:
+            return F.scaled_dot_product_attention(
+                query_BHQd, key_BHLd, value_BHLd, attn_mask=seen_BQL.to(query_BHQd.dtype), dropout_p=dropped
+            )
+        # On a CPU the fused kernel is slower with dropout, and in bfloat16 its backward takes twice as long.
+        scores_BHQL = (query_BHQd / math.sqrt(query_BHQd.shape[-1])) @ key_BHLd.transpose(2, 3)
+        weights_BHQL = scores_BHQL.add_(seen_BQL).softmax(-1)
+        return dropout(weights_BHQL, dropped) @ value_BHLd
 
     def finish(self, hidden_D: torch.Tensor, mixed_D: torch.Tensor) -> torch.Tensor:
         """(..., D) states of the next layer from those of this one and what they gathered; place by place."""
