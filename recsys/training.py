@@ -280,7 +280,7 @@ def _trainer(
         check_val_every_n_epoch=min(config.validate_every, config.epochs),
         limit_val_batches=1.0 if validates else 0,
         gradient_clip_val=config.clip_norm,
-        deterministic=__import__("os").environ.get("DET", "1") == "1",
+        deterministic=True,
         num_sanity_val_steps=0,
         logger=False,
         enable_progress_bar=False,
