@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recsys.bundle import Bundle, save_bundle
 from recsys.dataset import PreparedData, Targets
 from recsys.errors import InputError
 from recsys.evaluation import evaluate, evaluate_bundle, score_function
+from recsys.floors import measure_floors
 from recsys.metrics import METRICS, SET_METRICS, rank_counts, user_metrics
 from recsys.models import fit_counting
 from recsys.ranking import rank_all, top_k
@@ -255,6 +257,20 @@ def test_what_has_seen_the_targets_is_not_measured_on_them(tmp_path: Path) -> No
         evaluate_bundle(bundle, data, cutoffs=(0, 5))
     with pytest.raises(InputError, match="numbers from 1 to 1,000"):
         evaluate_bundle(bundle, data, cutoffs=(5, 1001))
+
+
+@pytest.mark.parametrize("word", ["train", "validation", ""])
+def test_a_split_that_there_is_not_is_refused_everywhere(tmp_path: Path, word: Any) -> None:  # noqa: ANN401
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 10), N_ITEMS)
+    asked: list[Callable[[], object]] = [
+        lambda: evaluate(constant, data, split=word),
+        lambda: measure_floors(data, word),
+        lambda: data.targets(word),
+        lambda: data.split_items(word),
+    ]
+    for ask in asked:
+        with pytest.raises(InputError, match=f"split `{word}` is unknown; known: valid, test"):
+            ask()
 
 
 def test_other_data_than_that_of_training_is_refused(tmp_path: Path) -> None:
