@@ -25,7 +25,7 @@ from recsys.cli_options import (
     TrackingUri,
     bundle_folder,
 )
-from recsys.console import fail, say, show_answer, write_json
+from recsys.console import fail, say, show_answer, writable, write_json
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def recommend(
 @app.command()
 def export(
     bundle: BundleName,
-    out: Annotated[Path, typer.Option(help="Parquet file to write")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write", callback=writable)],
     k: Annotated[int, typer.Option("-k", min=1, help="recommendations for each sequence")] = 100,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="recommend the history's items too")] = False,
     backend: Backend = "auto",

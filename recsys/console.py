@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from recsys.errors import InputError
+from recsys.files import check_writable, written_file
 
 if TYPE_CHECKING:
     from recsys.recommender import Recommendations, Recommender
@@ -33,19 +33,18 @@ def writable(file: Path | None) -> Path | None:
     """The file, if it can be written: to be found out before the work and not after it.
 
     Raises:
-        InputError: its folder does not exist, or it is a folder itself.
+        InputError: it cannot.
     """
-    if file and file.is_dir():
-        raise InputError(f"cannot write {file}: it is a folder; name a file in it")
-    if file and not file.parent.is_dir():
-        raise InputError(f"cannot write {file}: there is no folder {file.parent}")
+    if file:
+        check_writable(file)
     return file
 
 
 def write_json(file: Path | None, content: dict[str, Any]) -> None:
     """Write a result, if a file was asked for."""
     if file:
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with written_file(file) as draft:
+            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def show_answer(recommender: Recommender, history: list[int | str], answer: Recommendations) -> None:

@@ -73,6 +73,17 @@ def test_where_a_result_goes_is_checked_before_the_work(bundle: Bundle, tmp_path
         done = recsys("evaluate", bundle.folder, "--json", file)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
+    impossible = {
+        "/proc/x.json": r"no file can be made in /proc (No such file or directory); name another folder",
+        "/dev/full": "it is no regular file; name another",
+    }
+    for name, message in impossible.items():
+        for command in (["evaluate", "--json"], ["report", "--out"]):
+            done = recsys(*command[:1], bundle.folder, *command[1:], name)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert done.stderr == f"error: cannot write {name}: {message}\n"
+    done = recsys("evaluate", bundle.folder, "--protocol", "pop-100", "--negatives", "/proc/n.parquet")
+    assert (done.returncode, done.stdout, "no file can be made in /proc" in done.stderr) == (2, "", True)
     done = recsys("floors", bundle.manifest["data"]["path"], "no.such.key=1")
     assert done.returncode == 2
     assert "takes no settings (no.such.key=1)" in done.stderr
