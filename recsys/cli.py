@@ -91,6 +91,7 @@ def train(
     from recsys.models import ANSWERS_SEEN
 
     experiment = _load(config, overrides)
+    _check_input(experiment)
     trained = train_model(experiment, resume=resume, final=final, say=say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""
@@ -133,6 +134,8 @@ def floors(
 
             for line in prepare_log(config).lines():
                 say(line)
+        else:
+            _check_input(config)
         data = PreparedData.load(config.prepared_path)
         check_settings(config, data)
     table = measure_floors(data, part, say=say)
@@ -300,6 +303,14 @@ def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:
     from recsys.config import load_config
 
     return load_config(file, overrides or [])
+
+
+def _check_input(config: ExperimentConfig) -> None:
+    """Refuse prepared data whose log has changed since; say so where the log is not there to compare."""
+    from data_prep.prepare import check_input
+
+    for line in check_input(config):
+        say(f"note: {line}")
 
 
 def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, which the type checker cannot see
