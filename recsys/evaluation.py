@@ -22,7 +22,7 @@ from recsys.bundle import Bundle
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
-from recsys.metrics import user_metrics
+from recsys.metrics import LARGEST_CUTOFF, user_metrics
 from recsys.models import check_has_answers
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
@@ -45,7 +45,6 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 CUTOFFS = (5, 10, 20)
-LARGEST_CUTOFF = 1000
 ALL = "all"
 TRAINED = "trained targets"
 
