@@ -38,10 +38,12 @@ def rank_counts(scores_BV: NDArray[np.float32], targets_B: NDArray[np.int32]) ->
         targets_B: item indices in 1..V.
 
     Raises:
-        ValueError: a score is NaN.
+        InputError: a score is NaN.
     """
     if np.isnan(scores_BV).any():
-        raise ValueError("the model gave NaN scores; nothing can be ranked")
+        raise InputError(
+            "the model gave NaN scores; nothing can be ranked: train it again, or mend the scorer"
+        )
     target_B1 = np.take_along_axis(scores_BV, targets_B[:, None].astype(np.int64) - 1, axis=1)
     above_B = (scores_BV > target_B1).sum(axis=1, dtype=np.int64)
     level_B = (scores_BV == target_B1).sum(axis=1, dtype=np.int64)

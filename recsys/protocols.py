@@ -98,7 +98,7 @@ def rank_sampled(
     """Ranks of the next item among itself and the negatives; other items of the split are not asked for.
 
     Raises:
-        ValueError: a score is NaN.
+        InputError: a score is NaN, or a scorer's answer is of another shape.
     """
     targets = data.targets(split)
     above = np.empty(len(targets.rows), dtype=np.int64)

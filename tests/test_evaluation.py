@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from recsys.evaluation import evaluate, evaluate_bundle, score_function
 from recsys.floors import measure_floors
 from recsys.metrics import METRICS, SET_METRICS, rank_counts, user_metrics
 from recsys.models import fit_counting
+from recsys.protocols import Protocol
 from recsys.ranking import rank_all, top_k
 from recsys.sequences import Ragged
 from tests.worlds import counting_bundle, experiment, prepared, ring, small_encoder
@@ -131,7 +134,9 @@ def test_heads_and_ranks_are_those_of_a_full_sort(n_items: int, k: int, seed: in
     """Against scores sorted whole, with many ties, excluded items and several targets."""
     rng = np.random.default_rng(seed)
     scores = rng.integers(levels, size=(7, n_items)).astype(np.float32)
-    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    barred = Ragged.of([rng.choice(n_items, n_items // 5, replace=False) + 1 for _ in range(7)])
+    whole = scores.copy()
+    scores[barred.rows, barred.values - 1] = -np.inf
     depth = min(k, n_items)
     best, columns = top_k(torch.from_numpy(scores), depth)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
@@ -140,10 +145,8 @@ def test_heads_and_ranks_are_those_of_a_full_sort(n_items: int, k: int, seed: in
 
     data_rows = Ragged.of([rng.choice(n_items, rng.integers(1, min(n_items, 4) + 1), replace=False) + 1
                            for _ in range(7)])  # fmt: skip
-    targets = Targets(np.arange(7), Ragged.of([[1]] * 7), data_rows.values[data_rows.offsets[:-1]])
-    ranks = rank_all(
-        lambda histories: scores.copy(), targets, data_rows, n_items=n_items, k=k, exclude_seen=False
-    )
+    targets = Targets(np.arange(7), barred, data_rows.values[data_rows.offsets[:-1]])
+    ranks = rank_all(lambda histories: whole, targets, data_rows, n_items=n_items, k=k, exclude_seen=True)
     above, level = rank_counts(scores[data_rows.rows], data_rows.values)
     known = user_metrics(above, level, data_rows.offsets, (k,))
     found = user_metrics(ranks.above, ranks.level, ranks.offsets, (k,))
@@ -186,7 +189,12 @@ def test_targets_never_trained_on_stay_in_and_a_second_row_leaves_them_out(tmp_p
     data = prepared(tmp_path / "data", Ragged.of([[1, 2, 3, 140]] * 4 + [[1, 2, 1, 2]]), N_ITEMS)
     result = evaluate(next_on_the_ring, data, exclude_seen=False)
     assert (result.users, result.cold_targets) == (5, 4)
-    assert result.metrics["hr@5"] == pytest.approx(1 / 5 + 4 / 5 * 4 / 149)  # four places among 149 ties
+    assert result.metrics["hr@5"] == 1 / 5  # not credited for the four
+    assert "5 targets, 4 of them never seen in training (misses)" in result.lines()[0]
+    by_text = evaluate(next_on_the_ring, data, exclude_seen=False, scores_cold=True)
+    assert by_text.metrics["hr@5"] == pytest.approx(1 / 5 + 4 / 5 * 4 / 149)  # four places among 149 ties
+    sampled = evaluate(constant, data, protocol="uniform-100")
+    assert sampled.metrics["hr@10"] == pytest.approx(1 / 5 * 10 / 101)
     rows = result.to_json()["rows"]
     assert (rows["trained targets"]["users"], rows["trained targets"]["metrics"]["hr@5"]["mean"]) == (1, 1.0)
     assert "without targets never seen in training" in "\n".join(result.lines())
@@ -205,16 +213,35 @@ def test_chunks_do_not_change_the_answer(tmp_path: Path, monkeypatch: pytest.Mon
     assert set(whole.metrics) == {f"{name}@{k}" for name in (*METRICS, *SET_METRICS) for k in (5, 10, 20)}
 
 
-def test_nan_scores_are_refused(tmp_path: Path) -> None:
+def of_shape(shape: tuple[int, ...], histories: Ragged) -> NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+def test_scores_that_cannot_be_ranked_are_refused(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", ring(N_ITEMS, 10), N_ITEMS)
+    protocols: tuple[Protocol, ...] = ("full", "pop-100")
+    for protocol in protocols:
+        for shape in ((10, N_ITEMS + 5), (10, N_ITEMS - 1), (9, N_ITEMS), (N_ITEMS,), (10, N_ITEMS, 1)):
+            message = f"answered 10 histories with scores of shape {shape}; expected (10, {N_ITEMS})"
+            wrong = functools.partial(of_shape, shape)
+            with pytest.raises(InputError, match=re.escape(message)):
+                evaluate(wrong, data, protocol=protocol)
+        with pytest.raises(InputError, match="the model gave NaN scores; nothing can be ranked"):
+            evaluate(lambda histories: constant(histories) + np.nan, data, protocol=protocol)
 
-    def broken(histories: Ragged) -> NDArray[np.float32]:
-        scores = constant(histories)
-        scores[0, 149] = np.nan
-        return scores
 
-    with pytest.raises(ValueError, match="NaN scores"):
-        evaluate(broken, data)
+@pytest.mark.parametrize("level", [-np.inf, -1e300, 0.0, np.inf])
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_a_constant_of_any_size_scores_chance(tmp_path: Path, level: float) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 300), N_ITEMS)
+
+    def same(histories: Ragged) -> NDArray[Any]:
+        return np.full((len(histories), N_ITEMS), level)
+
+    left = N_ITEMS - data.targets("test").histories.lengths
+    assert evaluate(same, data).metrics["hr@10"] == pytest.approx((10 / left).mean())
+    assert evaluate(same, data, exclude_seen=False).metrics["hr@10"] == pytest.approx(10 / N_ITEMS)
+    assert evaluate(same, data, protocol="pop-100").metrics["hr@10"] == pytest.approx(10 / 101)
 
 
 def test_slices_part_the_users_by_what_is_known(tmp_path: Path) -> None:
