@@ -14,6 +14,8 @@ from recsys.evaluation import evaluate
 from recsys.floors import FLOORS, measure_floors
 from recsys.models import fit_counting
 from recsys.sequences import Ragged
+from tests.benchmarks import results
+from tests.benchmarks.measure import Board, measure_floor
 from tests.worlds import prepared, ring
 
 
@@ -71,6 +73,20 @@ def test_a_split_without_targets_is_refused(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", Ragged.of([[1], [2]]), 3)
     with pytest.raises(InputError, match="has no test target"):
         measure_floors(data)
+
+
+def test_the_benchmark_keeps_the_same_figures_unrounded(tmp_path: Path) -> None:
+    """What the README rounds is what `recsys floors` rounds."""
+    data = prepared(tmp_path / "data", ring(40, 97), 40)
+    board = Board(data, "ring", tmp_path / "results.jsonl", [("full", "removed")])
+    for label, config in FLOORS.items():
+        measure_floor(label, config, board)
+    rows = {row["model"]: row["metrics"] for row in results.read(board.file)}
+    for floor in measure_floors(data).floors:
+        if floor.removed is not None:
+            assert {name: rows[floor.label][name]["mean"] for name in floor.removed} == pytest.approx(
+                floor.removed, rel=1e-12
+            )
 
 
 def recsys(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
