@@ -25,7 +25,7 @@ from recsys.cli_options import (
     TrackingUri,
     bundle_folder,
 )
-from recsys.console import fail, say, show_answer, writable, write_json
+from recsys.console import fail, say, show_answer, usage, writable, write_json
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from recsys.dataset import PreparedData
     from recsys.recommender import Recommender
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
-)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Click's own, or that of the copy that newer versions of typer carry."""
 
 
 @app.callback()
@@ -289,7 +289,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(arguments)
+        sys.exit(app(arguments or ["--help"], standalone_mode=False))
+    except UsageError as error:
+        fail(usage(error), 2, debug)
     except InputError as error:
         fail(f"error: {error}", 2, debug)
     except BrokenPipeError:

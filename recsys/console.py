@@ -24,6 +24,13 @@ def fail(message: str, code: int, debug: bool) -> None:
     sys.exit(code)
 
 
+def usage(error: Any) -> str:  # noqa: ANN401 -- click's or typer's UsageError, by version
+    """What is wrong with the arguments, in one line."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    remedy = f" (`{error.ctx.command_path} --help` shows what there is)" if error.ctx else ""
+    return f"error: {message[:1].lower()}{message[1:]}{remedy}"
+
+
 def say(line: str) -> None:
     """Print a line on standard output."""
     typer.echo(line)
