@@ -23,7 +23,7 @@ from recsys.cli_options import (
     bundle_folder,
     cutoffs_of,
 )
-from recsys.console import say, writable, write_json
+from recsys.console import readable_or_writable, say, writable, write_json
 
 
 def evaluate(
@@ -35,7 +35,8 @@ def evaluate(
     negatives: Annotated[
         Path | None,
         typer.Option(
-            help="Parquet file of the sampled negatives: read, or written if missing", callback=writable
+            help="Parquet file of the sampled negatives: read, or written if missing",
+            callback=readable_or_writable,
         ),
     ] = None,
     seed: Seed = 0,

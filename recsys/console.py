@@ -47,6 +47,15 @@ def writable(file: Path | None) -> Path | None:
     return file
 
 
+def readable_or_writable(file: Path | None) -> Path | None:
+    """The file, if it is there to be read or can be written.
+
+    Raises:
+        InputError: neither.
+    """
+    return file if file and file.is_file() else writable(file)
+
+
 def write_json(file: Path | None, content: dict[str, Any]) -> None:
     """Write a result, if a file was asked for."""
     if file:
