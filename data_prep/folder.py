@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import shutil
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def existing_manifest(folder: Path, input_digest: str, settings: dict[str, Any])
             f"settings ({', '.join(differing)}): {remedy}"
         )
     return manifest
+
+
+def stated_input(folder: Path) -> tuple[str, date] | None:
+    """The digest of what a folder was prepared from, and when; None where it does not say."""
+    file = folder / schema.MANIFEST_FILE
+    try:
+        digest = json.loads(file.read_text(encoding="utf-8"))["input_digest"]
+        return str(digest), datetime.fromtimestamp(file.stat().st_mtime, UTC).date()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def is_intact(folder: Path, manifest: dict[str, Any]) -> bool:

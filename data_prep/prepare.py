@@ -16,7 +16,7 @@ import polars as pl
 from data_prep.assemble import MARKS, Tables, assemble
 from data_prep.cleaning import Frame, Removal, clean, in_memory, is_timed, positions, size
 from data_prep.digest import files_digest, tables_digest
-from data_prep.folder import KIND, existing_manifest, is_intact, write_folder
+from data_prep.folder import KIND, existing_manifest, is_intact, stated_input, write_folder
 from data_prep.frames import frame_items, frame_log
 from data_prep.items import TITLE, items_file, read_items
 from data_prep.leakage import check_leakage
@@ -24,6 +24,7 @@ from data_prep.logs import Log, event_files, read_log
 from data_prep.splits import Cuts, global_cuts, split_marks, training_counts
 from recsys import schema
 from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns
+from recsys.errors import InputError
 from recsys.vocabulary import Vocabulary
 
 
@@ -91,8 +92,7 @@ def prepare(config: ExperimentConfig) -> PrepareReport:
     in_passing = is_sample and not config.data.path
     with tempfile.TemporaryDirectory() if in_passing else nullcontext(config.data.path) as folder:
         data = _sample_data(Path(folder), config.data) if is_sample else config.data
-        files = event_files(data)
-        table = items_file(data)
+        files, table = event_files(data), items_file(data)
         digest = files_digest([*files, *([table] if table else [])])
         report = _reuse(config, digest)
         if report:
@@ -118,6 +118,32 @@ def prepare_frame(frame: object, config: ExperimentConfig, items: object = None)
     tables = [log.events.to_arrow(), *([] if table is None else [table.to_arrow()])]
     digest = tables_digest(tables)
     return _reuse(config, digest) or _prepare(config, _Input(log, table, digest))
+
+
+def check_input(config: ExperimentConfig) -> list[str]:
+    """Refuse prepared data whose log or item table has changed since, by the digest of the files.
+
+    Returns:
+        What a person should know, where the files are not there to compare.
+
+    Raises:
+        InputError: the files have changed.
+    """
+    folder, data = config.prepared_path, config.data
+    stated = stated_input(folder)
+    if stated is None or not data.path or data.format == "sample":
+        return []
+    made_from, day = stated
+    try:
+        files, table = event_files(data), items_file(data)
+    except InputError as error:
+        return [f"the data that was prepared on {day} in {folder} is used: {error}"]
+    if files_digest([*files, *([table] if table else [])]) != made_from:
+        raise InputError(
+            f"{folder} was prepared on {day} from other input than {data.path} now holds; delete {folder} "
+            "and run `recsys prepare` again, or choose another folder with prepared=..."
+        )
+    return []
 
 
 def _sample_data(folder: Path, data: DataConfig) -> DataConfig:

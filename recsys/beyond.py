@@ -91,12 +91,13 @@ def popularity_lift(
     return (_nan_mean(listed_T) - profile) / profile
 
 
-def diversity(lists_TK: NDArray[np.int32], features_VA: Features) -> float:
+def diversity(lists_TK: NDArray[np.int32], features_VA: Features) -> float | None:
     """Mean over users of 1 - the mean cosine of two different items of the list.
 
     Intra-list similarity of Ziegler et al. 2005, "Improving recommendation lists through topic
     diversification". The cosines of all pairs are had from the square of the sum of the unit vectors. Lists
-    of fewer than two items are left out; an item without features is like no other.
+    of fewer than two items are left out; an item without features is like no other. None where no list has
+    two items.
     """
     means = []
     own_V = np.asarray((features_VA * features_VA).sum(axis=1), dtype=np.float64)
@@ -112,7 +113,8 @@ def diversity(lists_TK: NDArray[np.int32], features_VA: Features) -> float:
         pairs_B = square_B - member_BV @ own_V
         several = length_B > 1
         means.append(1 - pairs_B[several] / (length_B * (length_B - 1))[several])
-    return _nan_mean(np.concatenate([np.empty(0), *means]))
+    found = np.concatenate([np.empty(0), *means])
+    return float(found.mean()) if len(found) else None
 
 
 def repeat_rate(lists_TK: NDArray[np.int32], histories: Ragged) -> float:

@@ -118,6 +118,11 @@ class Bundle:
             InputError: it is missing, its vocabulary is not the bundle's, or it changed since training.
         """
         stated = self.manifest["data"]
+        if path is None and not Path(stated["path"]).exists():
+            raise InputError(
+                f"{stated['path']}, the prepared data that {self.folder} was trained on, is not there; run "
+                "`recsys prepare` to make it, or name a copy with --data"
+            )
         data = PreparedData.load(path if path is not None else stated["path"])
         check_vocabulary(self.vocabulary, data, where=str(self.folder))
         if path is None and data.digest != stated["content_digest"]:

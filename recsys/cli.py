@@ -25,7 +25,7 @@ from recsys.cli_options import (
     TrackingUri,
     bundle_folder,
 )
-from recsys.console import fail, say, show_answer, write_json
+from recsys.console import fail, say, show_answer, usage, writable, write_json
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from recsys.dataset import PreparedData
     from recsys.recommender import Recommender
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
-)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Click's own, or that of the copy that newer versions of typer carry."""
 
 
 @app.callback()
@@ -96,6 +96,7 @@ def train(
     if Processes.launched().rank > 0:
         assist(experiment, resume=resume, final=final)
         return
+    _check_input(experiment)
     trained = train_model(experiment, resume=resume, final=final, say=say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""
@@ -138,6 +139,8 @@ def floors(
 
             for line in prepare_log(config).lines():
                 say(line)
+        else:
+            _check_input(config)
         data = PreparedData.load(config.prepared_path)
         check_settings(config, data)
     table = measure_floors(data, part, say=say)
@@ -197,7 +200,7 @@ def recommend(
 @app.command()
 def export(
     bundle: BundleName,
-    out: Annotated[Path, typer.Option(help="Parquet file to write")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write", callback=writable)],
     k: Annotated[int, typer.Option("-k", min=1, help="recommendations for each sequence")] = 100,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="recommend the history's items too")] = False,
     backend: Backend = "auto",
@@ -291,7 +294,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(arguments)
+        sys.exit(app(arguments or ["--help"], standalone_mode=False))
+    except UsageError as error:
+        fail(usage(error), 2, debug)
     except InputError as error:
         fail(f"error: {error}", 2, debug)
     except BrokenPipeError:
@@ -305,6 +310,14 @@ def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:
     from recsys.config import load_config
 
     return load_config(file, overrides or [])
+
+
+def _check_input(config: ExperimentConfig) -> None:
+    """Refuse prepared data whose log has changed since; say so where the log is not there to compare."""
+    from data_prep.prepare import check_input
+
+    for line in check_input(config):
+        say(f"note: {line}")
 
 
 def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, which the type checker cannot see

@@ -12,6 +12,7 @@ import typer
 
 from recsys.cli_options import (
     BundleName,
+    Cutoffs,
     DataFolder,
     JsonFile,
     KeepSeen,
@@ -20,8 +21,9 @@ from recsys.cli_options import (
     SplitName,
     TrackingUri,
     bundle_folder,
+    cutoffs_of,
 )
-from recsys.console import say, writable, write_json
+from recsys.console import readable_or_writable, say, writable, write_json
 
 
 def evaluate(
@@ -29,10 +31,12 @@ def evaluate(
     split: SplitName = "test",
     protocol: ProtocolName = "full",
     keep_seen: KeepSeen = False,
+    cutoffs: Cutoffs = "5,10,20",
     negatives: Annotated[
         Path | None,
         typer.Option(
-            help="Parquet file of the sampled negatives: read, or written if missing", callback=writable
+            help="Parquet file of the sampled negatives: read, or written if missing",
+            callback=readable_or_writable,
         ),
     ] = None,
     seed: Seed = 0,
@@ -44,6 +48,8 @@ def evaluate(
     from recsys.bundle import Bundle
     from recsys.evaluation import evaluate_bundle
 
+    asked = cutoffs_of(cutoffs)
+    _note_of_seen(protocol, keep_seen)
     loaded = Bundle.load(bundle_folder(bundle, tracking_uri))
     result = evaluate_bundle(
         loaded,
@@ -51,6 +57,7 @@ def evaluate(
         split=split,
         protocol=protocol,
         exclude_seen=not keep_seen,
+        cutoffs=asked,
         negatives=negatives,
         seed=seed,
     )
@@ -78,6 +85,7 @@ def compare(
     from recsys.bundle import Bundle
     from recsys.compare import METRICS, compare_bundles
 
+    _note_of_seen(protocol, keep_seen)
     a, b = (Bundle.load(bundle_folder(bundle, tracking_uri)) for bundle in (bundle_a, bundle_b))
     result = compare_bundles(
         a,
@@ -118,3 +126,9 @@ def report(
         say=say,
     )
     say(f"wrote {file}")
+
+
+def _note_of_seen(protocol: str, keep_seen: bool) -> None:
+    """Say so where `--keep-seen` does nothing."""
+    if keep_seen and protocol != "full":
+        say(f"note: --keep-seen changes nothing with {protocol}, whose negatives are never of the history")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from recsys.console import writable
+from recsys.errors import InputError
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="one of configs/, or your own")]
 Overrides = Annotated[
@@ -30,6 +31,19 @@ ProtocolName = Annotated[str, typer.Option("--protocol", help="full, pop-100 or 
 KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="rank the history's items too")]
 Seed = Annotated[int, typer.Option(min=0, help="of sampled negatives and intervals")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the result there", callback=writable)]
+Cutoffs = Annotated[str, typer.Option("-k", "--cutoffs", help="lengths of the lists, such as 5,10,20")]
+
+
+def cutoffs_of(text: str) -> tuple[int, ...]:
+    """The numbers of `Cutoffs`, in rising order, each once.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and part.isascii() for part in parts):
+        raise InputError(f"cutoffs are `{text}`; expected whole numbers with commas, such as 5,10,20")
+    return tuple(sorted({int(part) for part in parts}))
 
 
 def bundle_folder(bundle: str, tracking_uri: str | None) -> Path:

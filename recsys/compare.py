@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from recsys.bootstrap import FEWEST_USERS, Bootstrap, Interval
 from recsys.bundle import Bundle
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.evaluation import CUTOFFS, LARGEST_CUTOFF, Evaluation, evaluate_bundle
+from recsys.evaluation import CUTOFFS, Evaluation, evaluate_bundle
+from recsys.metrics import metric_cutoff
 
 METRICS = ("hr@10", "ndcg@10")
 LEGEND = (
@@ -186,7 +186,7 @@ def compare_bundles(
             "compare only on the same prepared data; train both on it"
         )
     settings: dict[str, Any] = {"split": split, "protocol": protocol, "exclude_seen": exclude_seen}
-    settings["cutoffs"] = tuple(sorted({_cutoff(metric) for metric in metrics} | set(CUTOFFS)))
+    settings["cutoffs"] = tuple(sorted({metric_cutoff(metric) for metric in metrics} | set(CUTOFFS)))
     prepared = _prepared(a, b, data)
     first, second = (evaluate_bundle(bundle, prepared, seed=seed, **settings) for bundle in (a, b))
     return compare(first, second, metrics=metrics, names=(_name(a), _name(b)), seed=seed)
@@ -215,16 +215,6 @@ def _prepared(a: Bundle, b: Bundle, data: Path | None) -> PreparedData:
 
 def _name(bundle: Bundle) -> str:
     return f"{bundle.config.model.name} {bundle.model_version}"
-
-
-def _cutoff(metric: str) -> int:
-    found = re.fullmatch(r"\w+@([1-9][0-9]{0,3})", metric)
-    if not found or int(found[1]) > LARGEST_CUTOFF:
-        raise InputError(
-            f"`{metric}` is no metric; expected a name and a cutoff from 1 to {LARGEST_CUTOFF:,}, "
-            "such as ndcg@10"
-        )
-    return int(found[1])
 
 
 def _mark(found: Interval) -> str:

@@ -395,4 +395,13 @@ def sections_of(annotation: Any) -> dict[str, type[Config]]:  # noqa: ANN401 -- 
     if get_origin(annotation) not in (Union, types.UnionType):
         return {}
     members = [member for member in get_args(annotation) if hasattr(member, "model_fields")]
-    return {next(iter(member.model_fields.values())).default: member for member in members}
+    return {_tag(member): member for member in members}
+
+
+def _tag(section: type[Config]) -> str:
+    """The value that chooses this member of a union: that of its field which can only have one."""
+    return next(
+        str(field.default)
+        for field in section.model_fields.values()
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    )

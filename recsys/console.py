@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from recsys.errors import InputError
+from recsys.files import check_writable, written_file
 
 if TYPE_CHECKING:
     from recsys.recommender import Recommendations, Recommender
@@ -24,6 +24,13 @@ def fail(message: str, code: int, debug: bool) -> None:
     sys.exit(code)
 
 
+def usage(error: Any) -> str:  # noqa: ANN401 -- click's or typer's UsageError, by version
+    """What is wrong with the arguments, in one line."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    remedy = f" (`{error.ctx.command_path} --help` shows what there is)" if error.ctx else ""
+    return f"error: {message[:1].lower()}{message[1:]}{remedy}"
+
+
 def say(line: str) -> None:
     """Print a line on standard output."""
     typer.echo(line)
@@ -33,19 +40,27 @@ def writable(file: Path | None) -> Path | None:
     """The file, if it can be written: to be found out before the work and not after it.
 
     Raises:
-        InputError: its folder does not exist, or it is a folder itself.
+        InputError: it cannot.
     """
-    if file and file.is_dir():
-        raise InputError(f"cannot write {file}: it is a folder; name a file in it")
-    if file and not file.parent.is_dir():
-        raise InputError(f"cannot write {file}: there is no folder {file.parent}")
+    if file:
+        check_writable(file)
     return file
+
+
+def readable_or_writable(file: Path | None) -> Path | None:
+    """The file, if it is there to be read or can be written.
+
+    Raises:
+        InputError: neither.
+    """
+    return file if file and file.is_file() else writable(file)
 
 
 def write_json(file: Path | None, content: dict[str, Any]) -> None:
     """Write a result, if a file was asked for."""
     if file:
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with written_file(file) as draft:
+            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def show_answer(recommender: Recommender, history: list[int | str], answer: Recommendations) -> None:

@@ -175,9 +175,13 @@ class PreparedData:
         return Ragged(events.values[kept], offsets.astype(np.int64))
 
     def _marks(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(S,) where the events of a split begin and end in each sequence."""
+        """(S,) where the events of a split begin and end in each sequence.
+
+        Raises:
+            InputError: there is no such split.
+        """
         marks = self.valid_start.astype(np.int64), self.test_start.astype(np.int64), self.sequences.lengths
-        return marks[:2] if split == "valid" else marks[1:]
+        return marks[:2] if split_named(split) == "valid" else marks[1:]
 
 
 def read_manifest(folder: Path, remedy: str) -> dict[str, Any]:

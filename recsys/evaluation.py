@@ -22,8 +22,8 @@ from recsys.bundle import Bundle
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
-from recsys.metrics import user_metrics
-from recsys.models import check_has_answers
+from recsys.metrics import LARGEST_CUTOFF, user_metrics
+from recsys.models import SCORES_COLD, check_has_answers
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
@@ -45,7 +45,6 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 CUTOFFS = (5, 10, 20)
-LARGEST_CUTOFF = 1000
 ALL = "all"
 TRAINED = "trained targets"
 
@@ -73,7 +72,8 @@ class Evaluation:
         slices: (T,) masks by slicing and slice, see `recsys.slices`.
         beyond: measures of the lists, see `recsys.beyond`; empty for sampled protocols, which have no lists.
         diversity_by: what diversity is measured with: `attributes`, `vectors` (the model's own), or None.
-        cold_targets: users whose next item never occurs in training; they stay in, and mostly miss.
+        cold_targets: users whose next item never occurs in training; they stay in.
+        scores_cold: whether the model may hit them; otherwise they are misses.
     """
 
     split: Split
@@ -91,6 +91,7 @@ class Evaluation:
     beyond: dict[str, float | None]
     diversity_by: str | None
     cold_targets: int
+    scores_cold: bool
 
     @property
     def users(self) -> int:
@@ -123,6 +124,7 @@ class Evaluation:
             "seed": self.seed,
             "users": self.users,
             "cold_targets": self.cold_targets,
+            "scores_cold": self.scores_cold,
             "seconds": round(self.seconds, 3),
             "cutoffs": list(self.cutoffs),
             "metrics": self.metrics,
@@ -143,8 +145,8 @@ class Evaluation:
         seen = "removed" if self.exclude_seen else "kept"
         ranking = f"seen items {seen}" if self.protocol == "full" else "sampled negatives"
         head = (
-            f"{self.split}, {self.protocol} ({ranking}): {self.users:,} targets, "
-            f"{self.cold_targets:,} of them never seen in training; {self.seconds:.1f} s"
+            f"{self.split}, {self.protocol} ({ranking}): {self.users:,} targets, {self.cold_targets:,} of "
+            f"them never seen in training{'' if self.scores_cold else ' (misses)'}; {self.seconds:.1f} s"
         )
         lines = [head, *(f"  {line}" for line in metric_lines(self.metrics))]
         if self.cold_targets and len(next(iter(self.trained.values()))):
@@ -184,6 +186,7 @@ def evaluate(
     cutoffs: tuple[int, ...] = CUTOFFS,
     seed: int = 0,
     negatives: Path | None = None,
+    scores_cold: bool = False,
 ) -> Evaluation:
     """Measure a model on every target of a split.
 
@@ -197,16 +200,18 @@ def evaluate(
         cutoffs: the k of the metrics.
         seed: seed of the sampled negatives and of the intervals.
         negatives: file to take the sampled negatives from, or to write them to where there is none.
+        scores_cold: whether the model knows something of items without a training event, as by their text.
+            One that learns from events alone does not, and is not credited for such a target.
 
     Raises:
         InputError: the split has no target, or the protocol is unknown or cannot draw its negatives, or the
-            negatives in the file are not these.
-        ValueError: a score is NaN.
+            negatives in the file are not these; or scores are NaN or of another shape.
     """
     _check(protocol, cutoffs, negatives)
     started = time.perf_counter()
     targets = data.asked_targets(split)
     counts_V = item_counts(data.training().values, len(data.vocabulary))
+    cold_V = counts_V == 0
     beyond: dict[str, float | None] = {}
     diversity_by = None
     if protocol == "full":
@@ -219,6 +224,8 @@ def evaluate(
     else:
         asked = Ragged(targets.items, np.arange(len(targets.rows) + 1))
         ranks = rank_sampled(model, data, split, stored_negatives(negatives, data, split, protocol, seed))
+    if not scores_cold:
+        ranks = ranks.missing(cold_V[asked.values - 1])
     return Evaluation(
         split=split,
         protocol=protocol,
@@ -233,7 +240,8 @@ def evaluate(
         slices=user_slices(data, targets, counts_V),
         beyond=beyond,
         diversity_by=diversity_by,
-        cold_targets=int((counts_V[targets.items - 1] == 0).sum()),
+        cold_targets=int(cold_V[targets.items - 1].sum()),
+        scores_cold=scores_cold,
         seconds=time.perf_counter() - started,
     )
 
@@ -272,6 +280,7 @@ def evaluate_bundle(
         cutoffs=cutoffs,
         seed=seed,
         negatives=negatives,
+        scores_cold=bundle.config.model.name in SCORES_COLD,
     )
 
 

@@ -22,7 +22,7 @@ from recsys.errors import InputError
 from recsys.evaluation import evaluate
 from recsys.history import HISTORY_FILE, append_epoch, read_history
 from recsys.index import build_index
-from recsys.models import ANSWERS_SEEN, COUNTING, fit_counting
+from recsys.models import ANSWERS_SEEN, COUNTING, SCORES_COLD, fit_counting
 from recsys.models.protocol import Model
 from recsys.report import write_report
 from recsys.sequences import Ragged
@@ -85,8 +85,7 @@ def train(
         started_at, started = datetime.now(UTC), time.perf_counter()
         model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen)
         seconds = time.perf_counter() - started
-        keep_seen = config.model.name in ANSWERS_SEEN
-        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, not keep_seen)
+        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config.model.name)
         bundle = save_bundle(
             folder / "bundle",
             config=config,
@@ -185,14 +184,15 @@ def _fit(
     return fitted.encoder, fitted.best_epoch
 
 
-def _measure(model: Model, data: PreparedData, exclude_seen: bool) -> dict[str, float]:
+def _measure(model: Model, data: PreparedData, name: str) -> dict[str, float]:
     """Full-ranking metrics of both splits; a split without targets has none."""
     splits: tuple[Split, ...] = ("valid", "test")
+    rules: dict[str, Any] = {"exclude_seen": name not in ANSWERS_SEEN, "scores_cold": name in SCORES_COLD}
     return {
-        f"{split}_{name}": value
+        f"{split}_{metric}": value
         for split in splits
         if len(data.targets(split).rows)
-        for name, value in evaluate(model, data, split=split, exclude_seen=exclude_seen).metrics.items()
+        for metric, value in evaluate(model, data, split=split, **rules).metrics.items()
     }
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from recsys.errors import InputError
+
 
 @contextmanager
 def written_file(target: Path) -> Iterator[Path]:
@@ -18,6 +20,29 @@ def written_file(target: Path) -> Iterator[Path]:
         put_in_place(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def check_writable(target: Path) -> None:
+    """Find out before the work, and not after it, whether `written_file` could write there.
+
+    What stands there is left as it is.
+
+    Raises:
+        InputError: it could not.
+    """
+    if target.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {target}: there is no folder {target.parent}; make it")
+    if target.exists() and not target.is_file():
+        raise InputError(f"cannot write {target}: it is no regular file; name another")
+    try:
+        draft_file(target.parent).unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"cannot write {target}: no file can be made in {target.parent} ({reason}); name another folder"
+        ) from error
 
 
 def draft_file(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from recsys.config import (
     ReplayConfig,
 )
 from recsys.dataset import PreparedData, Split, Targets
-from recsys.metrics import hit_rate, ndcg
+from recsys.metrics import BEYOND, hit_rate, ndcg
 from recsys.models import ANSWERS_SEEN, fit_counting
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import CountingModel
@@ -128,7 +128,7 @@ class FloorTable:
         """The table in plain text, and a sentence for each rule."""
         head = (
             f"{self.data}: {self.split}, full ranking, {self.users:,} targets, {self.cold_targets:,} of them "
-            f"never seen in training, {self.repeated_targets:,} in their own history"
+            f"never seen in training (misses), {self.repeated_targets:,} in their own history"
         )
         rules = {rule: keep for rule, keep in RULES.items() if self.best(keep_seen=keep)}
         titles = "".join(f"{f'{name}, {rule}':>24}" for rule in rules for name in (f"HR@{K}", f"NDCG@{K}"))
@@ -182,6 +182,7 @@ def measure_floors(
     targets = data.asked_targets(split)
     n_items, training, times = len(data.vocabulary), data.training(), data.training_times()
     repeated = int(targets.repeated().sum())
+    cold = item_counts(training.values, n_items)[targets.items - 1] == 0
     floors = []
     for label, config in FLOORS.items():
         answers_seen = config.name in ANSWERS_SEEN
@@ -192,7 +193,7 @@ def measure_floors(
         model = fit_counting(config, training, times, n_items)
         fitted = time.perf_counter()
         rules = [keep for keep in RULES.values() if (repeated if keep else not answers_seen)]
-        found = _measure(model, targets, rules)
+        found = _measure(model, targets, rules, cold)
         seconds = time.perf_counter() - fitted
         floors.append(Floor(label, config, found.get(False), found.get(True), fitted - started, seconds))
     return FloorTable(
@@ -200,14 +201,19 @@ def measure_floors(
         digest=data.digest,
         split=split,
         users=len(targets.rows),
-        cold_targets=int((item_counts(training.values, n_items)[targets.items - 1] == 0).sum()),
+        cold_targets=int(cold.sum()),
         repeated_targets=repeated,
         floors=floors,
     )
 
 
-def _measure(model: CountingModel, targets: Targets, rules: list[bool]) -> dict[bool, dict[str, float]]:
-    """HR@10 and NDCG@10, means over users, by whether seen items are kept; scored once for all rules."""
+def _measure(
+    model: CountingModel, targets: Targets, rules: list[bool], cold: NDArray[np.bool_]
+) -> dict[bool, dict[str, float]]:
+    """HR@10 and NDCG@10, means over users, by whether seen items are kept; scored once for all rules.
+
+    Targets that are `cold`, without a training event, are misses.
+    """
     n_targets, n_items = len(targets.rows), len(model.prior)
     above = {keep_seen: np.empty(n_targets, dtype=np.int64) for keep_seen in rules}
     level: dict[bool, NDArray[np.int64]] = {keep: np.empty_like(each) for keep, each in above.items()}
@@ -225,6 +231,10 @@ def _measure(model: CountingModel, targets: Targets, rules: list[bool]) -> dict[
                 None if keep else histories,
                 ordered_prior=ordered,
             )
+    for each in above.values():
+        each[cold] = BEYOND
+    for each in level.values():
+        each[cold] = 1
     return {
         keep: {
             f"hr@{K}": float(hit_rate(above[keep], level[keep], K).mean()),

@@ -64,7 +64,7 @@ def register_bundle(client: MlflowClient, folder: Path, *, model_name: str, run_
     from mlflow.models import Model
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-    facts = _facts(bundle_manifest(folder))
+    facts = bundle_facts(bundle_manifest(folder))
     package = Path(__file__).parent
     # What mlflow.pyfunc.log_model does for the active run, done for a named one without global state.
     experiment_id = client.get_run(run_id).info.experiment_id
@@ -93,8 +93,8 @@ def register_bundle(client: MlflowClient, folder: Path, *, model_name: str, run_
     return str(version.version)
 
 
-def _facts(manifest: dict[str, Any]) -> dict[str, str]:
-    """Tags of a version: what finds it again and what a comparison needs."""
+def bundle_facts(manifest: dict[str, Any]) -> dict[str, str]:
+    """Tags of a bundle's version: what finds it again and what a comparison needs."""
     return {
         "model": str(manifest["model"]),
         "model_version": str(manifest["model_version"]),

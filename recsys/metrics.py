@@ -13,14 +13,18 @@ Shapes: `B` users, `V` items, `E` targets of all users.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.errors import InputError
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 BEYOND = 1 << 62
+LARGEST_CUTOFF = 1000
 
 
 def rank_counts(scores_BV: NDArray[np.float32], targets_B: NDArray[np.int32]) -> tuple[Counts, Counts]:
@@ -34,10 +38,12 @@ def rank_counts(scores_BV: NDArray[np.float32], targets_B: NDArray[np.int32]) ->
         targets_B: item indices in 1..V.
 
     Raises:
-        ValueError: a score is NaN.
+        InputError: a score is NaN.
     """
     if np.isnan(scores_BV).any():
-        raise ValueError("the model gave NaN scores; nothing can be ranked")
+        raise InputError(
+            "the model gave NaN scores; nothing can be ranked: train it again, or mend the scorer"
+        )
     target_B1 = np.take_along_axis(scores_BV, targets_B[:, None].astype(np.int64) - 1, axis=1)
     above_B = (scores_BV > target_B1).sum(axis=1, dtype=np.int64)
     level_B = (scores_BV == target_B1).sum(axis=1, dtype=np.int64)
@@ -139,6 +145,21 @@ def user_metrics(
         for name, set_metric in SET_METRICS.items():
             values[f"{name}@{k}"] = set_metric(above_E, level_E, offsets, k)
     return values
+
+
+def metric_cutoff(metric: str) -> int:
+    """The cutoff of a metric such as `ndcg@10`.
+
+    Raises:
+        InputError: there is no metric of that name, or its cutoff is out of bounds.
+    """
+    found = re.fullmatch(r"(\w+)@([1-9][0-9]{0,3})", metric)
+    if not found or found[1] not in METRICS | SET_METRICS or int(found[2]) > LARGEST_CUTOFF:
+        raise InputError(
+            f"`{metric}` is no metric; expected one of {', '.join(METRICS | SET_METRICS)} with a cutoff from "
+            f"1 to {LARGEST_CUTOFF:,}, such as ndcg@10"
+        )
+    return int(found[2])
 
 
 def _mean_over_ties(gain_of_place: Floats, above_B: Counts, level_B: Counts) -> Floats:

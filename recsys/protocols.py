@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recsys.dataset import PreparedData, Split
+from recsys.dataset import PreparedData, Split, Targets
 from recsys.errors import InputError
+from recsys.files import check_writable, written_file
 from recsys.metrics import rank_counts
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Model
@@ -25,6 +26,7 @@ from recsys.sequences import Ragged
 Protocol = Literal["full", "pop-100", "uniform-100"]
 NEGATIVES = 100
 ROWS_PER_DRAW = 1024
+ROWS_PER_CHECK = 1 << 14
 QUICK_DRAWS = 256
 """Items drawn with replacement for each user before the rest is drawn exactly from what is left."""
 
@@ -96,7 +98,7 @@ def rank_sampled(
     """Ranks of the next item among itself and the negatives; other items of the split are not asked for.
 
     Raises:
-        ValueError: a score is NaN.
+        InputError: a score is NaN, or a scorer's answer is of another shape.
     """
     targets = data.targets(split)
     above = np.empty(len(targets.rows), dtype=np.int64)
@@ -117,33 +119,35 @@ def stored_negatives(
     data's items.parquet), one row a user.
 
     Raises:
-        InputError: the file is of other data, another split, protocol or seed, or cannot be read; or the
-            folder to write it to is missing.
+        InputError: the file is of other data, another split, protocol or seed, cannot be read, or is not what
+            was written; or it cannot be written.
     """
     if file is None:
         return sampled_negatives(data, split, protocol, seed)
     targets = data.targets(split)
     facts = {"data": data.digest, "split": split, "protocol": protocol, "seed": str(seed)}
     if file.exists():
-        return _read_negatives(file, facts, len(targets.rows), len(data.vocabulary))
-    if not file.parent.is_dir():
-        raise InputError(f"there is no folder {file.parent} to write the negatives {file.name} to; make it")
+        return _read_negatives(file, facts, data, targets)
+    check_writable(file)
     negatives = sampled_negatives(data, split, protocol, seed)
     columns = {
         "sequence": data.ids.take(pa.array(targets.rows)),
         "target": pa.array(targets.items),
         "negatives": pa.FixedSizeListArray.from_arrays(pa.array(negatives.ravel()), NEGATIVES),
     }
-    draft = file.with_name(f".{file.name}.tmp")
-    pq.write_table(pa.table(columns).replace_schema_metadata(facts), draft)
-    draft.replace(file)
+    with written_file(file) as draft:
+        pq.write_table(pa.table(columns).replace_schema_metadata(facts), draft)
     return negatives
 
 
-def _read_negatives(file: Path, facts: dict[str, str], users: int, n_items: int) -> NDArray[np.int32]:
+def _read_negatives(
+    file: Path, facts: dict[str, str], data: PreparedData, targets: Targets
+) -> NDArray[np.int32]:
     remedy = "name another file, which is then written, or remove this one"
+    users, n_items = len(targets.rows), len(data.vocabulary)
     try:
         table = pq.read_table(file)
+        asked = table["sequence"].combine_chunks().cast(data.ids.type), np.asarray(table["target"])
         lists = table["negatives"].combine_chunks()
         full = len(lists) == users and pc.all(pc.equal(pc.list_value_length(lists), NEGATIVES)).as_py()
         values = np.asarray(pc.list_flatten(lists))
@@ -162,7 +166,30 @@ def _read_negatives(file: Path, facts: dict[str, str], users: int, n_items: int)
             f"the negatives in {file} are damaged; expected {users:,} rows of {NEGATIVES} item indices from "
             f"1 to {n_items:,}: {remedy}"
         )
-    return values.astype(np.int32).reshape(users, NEGATIVES)
+    if not (asked[0].equals(data.ids.take(pa.array(targets.rows))) and (asked[1] == targets.items).all()):
+        raise InputError(
+            f"the rows of {file} are not the users and targets of this data in its order; {remedy}"
+        )
+    negatives = values.astype(np.int32).reshape(users, NEGATIVES)
+    if wrong := _unlawful(negatives, data, targets.rows):
+        raise InputError(f"the negatives in {file} are damaged: {wrong}; {remedy}")
+    return negatives
+
+
+def _unlawful(negatives: NDArray[np.int32], data: PreparedData, rows: NDArray[np.int64]) -> str:
+    """What is wrong with (T, 100) negatives of the users `rows`, in words; empty if nothing is."""
+    width = len(data.vocabulary) + 1
+    for start in range(0, len(rows), ROWS_PER_CHECK):
+        block_BN = np.sort(negatives[start : start + ROWS_PER_CHECK], axis=1)
+        own = data.sequences.take(rows[start : start + ROWS_PER_CHECK])
+        twice_B = (block_BN[:, 1:] == block_BN[:, :-1]).any(axis=1)
+        keys_BN = np.arange(len(block_BN))[:, None] * width + block_BN
+        own_B = np.isin(keys_BN, own.rows * width + own.values).any(axis=1)
+        for wrong_B, words in ((twice_B, "an item twice"), (own_B, "an item of the user's own sequence")):
+            if wrong_B.any():
+                user = data.ids[int(rows[start + int(wrong_B.argmax())])].as_py()
+                return f"the row of {user!r} has {words}"
+    return ""
 
 
 def _first_occurrences(values_BQ: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -11,19 +11,23 @@ Shapes: `T` users, `B` users of a block, `V` items, `D` width, `K` listed items,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from recsys.dataset import Targets
+from recsys.errors import InputError
 from recsys.metrics import BEYOND, Counts
 from recsys.models.protocol import CountingModel, Encoder, Model
 from recsys.schema import PAD
 from recsys.sequences import Ragged
 
 Scorer = Callable[[Ragged], NDArray[np.float32]]
+"""B histories -> (B, V) scores, compared in float32, whatever they come in; -inf is the lowest of them."""
+LOWEST = np.finfo(np.float32).min
+"""What a score of -inf is ranked as: -inf itself marks an item that must not be ranked."""
 CELLS_PER_CHUNK = 1 << 23
 """Scores held at once (32 MiB in float32): what bounds the memory of an evaluation; the fastest measured."""
 ROWS_PER_CHUNK = 1024
@@ -48,6 +52,11 @@ class Ranks:
     level: Counts
     offsets: Counts
     lists: NDArray[np.int32]
+
+    def missing(self, missed_E: NDArray[np.bool_]) -> Ranks:
+        """The same with some targets beyond every K."""
+        above, level = np.where(missed_E, BEYOND, self.above), np.where(missed_E, 1, self.level)
+        return replace(self, above=above, level=level)
 
 
 def score_function(model: Model, device: str = "cpu") -> Scorer:
@@ -88,13 +97,21 @@ def score_blocks(
 
     A block is the caller's to change, and may be overwritten by the next one. An encoder reads many histories
     at once, of which a block scores a few; its table is multiplied as a (D, V) copy in memory order.
+
+    Raises:
+        InputError: a scorer's answer is of another shape.
     """
     if not isinstance(model, Encoder):
         score = score_function(model) if isinstance(model, CountingModel) else model
-        copy = True if score is model else None  # a scorer may keep what it gave
         for places in chunks(targets, n_items):
-            scores = score(targets.histories.take(places))
-            yield places, torch.from_numpy(np.array(scores, dtype=np.float32, order="C", copy=copy))
+            scores = np.asarray(score(targets.histories.take(places)))
+            if scores.shape != (len(places), n_items):
+                raise InputError(
+                    f"the scorer answered {len(places)} histories with scores of shape {scores.shape}; "
+                    f"expected ({len(places)}, {n_items}), column j the score of item j + 1"
+                )
+            copied = scores.astype(np.float32, order="C")  # a scorer may keep what it gave
+            yield places, torch.from_numpy(np.maximum(copied, LOWEST, out=copied))
         return
     table_DV = model.item_table().detach().float().T.contiguous()
     blocks = list(chunks(targets, n_items))
@@ -129,7 +146,7 @@ def rank_all(
         exclude_seen: take the items of the history out of the ranking.
 
     Raises:
-        ValueError: a score is NaN.
+        InputError: a score is NaN, or a scorer's answer is of another shape.
     """
     depth = min(k, n_items)
     above = np.full(len(asked.values), BEYOND, dtype=np.int64)
@@ -156,7 +173,7 @@ def top_k(scores_BV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         k: at most V.
 
     Raises:
-        ValueError: a score is NaN.
+        InputError: a score is NaN.
     """
     rows, width = scores_BV.shape
     whole = width // GROUP * GROUP
@@ -165,7 +182,9 @@ def top_k(scores_BV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         maxima.append(scores_BV[:, whole:].amax(dim=1, keepdim=True))
     maxima_BG = torch.cat(maxima, dim=1)
     if bool(maxima_BG.isnan().any()):  # a maximum hands a NaN on
-        raise ValueError("the model gave NaN scores; nothing can be ranked")
+        raise InputError(
+            "the model gave NaN scores; nothing can be ranked: train it again, or mend the scorer"
+        )
     groups_BK = _best(maxima_BG, torch.arange(maxima_BG.shape[1]).expand_as(maxima_BG), k)
     columns = (groups_BK[:, :, None] * GROUP + torch.arange(GROUP)).view(rows, -1)
     outside = columns >= width

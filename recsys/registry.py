@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from recsys import schema
 from recsys.config import shown_uri
 from recsys.errors import InputError
-from recsys.logged_model import ARTIFACT, bundle_manifest, check_model_name, register_bundle
+from recsys.logged_model import ARTIFACT, bundle_facts, bundle_manifest, check_model_name, register_bundle
+from recsys.metrics import metric_cutoff
 from recsys.mlflow_session import artifact_folder, experiment_named, find_run, mlflow_session
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ def promote(
 ) -> PromoteResult:
     """Make a bundle's version the `champion`; the former champion becomes `previous`.
 
-    A folder, or a run's bundle, that has no version of `model_name` yet is registered first (also when the
-    comparison then keeps the champion).
+    A folder or a run's bundle that is no version of `model_name` yet is registered when it is made champion.
 
     Args:
         bundle_uri: as for `resolve_bundle`.
@@ -86,37 +86,44 @@ def promote(
         if_better: move only when the bundle is better than the champion in this metric, such as `ndcg@10` of
             the test split: when the 95% interval of the paired difference on the same users lies above 0.
             Without the prepared data, when the stored figure is higher; the message then says so. Both must
-            have been trained on the same prepared data.
+            have been trained on the same prepared data. A first champion must have the figure too.
 
     Raises:
-        InputError: as `resolve_bundle`; or the two cannot be compared: other data, or no such metric.
+        InputError: as `resolve_bundle`; or the two cannot be compared: other data, or no such metric. Nothing
+            is registered then.
     """
     check_model_name(model_name)
+    if if_better:
+        metric_cutoff(if_better)
     # The registry may be new when a folder comes; a URI into a registry that does not exist is a mistake.
     with mlflow_session(tracking_uri, create=not _is_remote(bundle_uri)) as client:
-        candidate = _registered(client, bundle_uri, model_name, tracking_uri)
+        candidate = _candidate(client, bundle_uri, model_name, tracking_uri)
         champion = _version_by_alias(client, model_name, CHAMPION)
         previous = _version_by_alias(client, model_name, PREVIOUS)
         former = str(previous.version) if previous else None
         if champion is None:
-            client.set_registered_model_alias(model_name, CHAMPION, candidate.version)
-            message = f"version {candidate.version} is the first champion of {model_name}"
-            return PromoteResult(model_name, str(candidate.version), former, True, message)
-        if candidate.tags.get("model_version") == champion.tags.get("model_version"):
+            if if_better:
+                _stored(if_better, candidate)
+            number = _registered(client, candidate, model_name, tracking_uri)
+            client.set_registered_model_alias(model_name, CHAMPION, number)
+            message = f"version {number} is the first champion of {model_name}"
+            return PromoteResult(model_name, number, former, True, message)
+        if candidate.facts.get("model_version") == champion.tags.get("model_version"):
             message = f"version {champion.version} of {model_name} is this model and the champion already"
             return PromoteResult(model_name, str(champion.version), former, False, message)
         because = ""
         if if_better:
-            better, words = _better(candidate, champion, if_better, tracking_uri)
+            better, words = _better(candidate, _side(champion), if_better, tracking_uri)
             if not better:
                 message = f"kept champion version {champion.version} of {model_name}: {words}"
                 return PromoteResult(model_name, str(champion.version), former, False, message)
             because = f": {words}"
+        number = _registered(client, candidate, model_name, tracking_uri)
         # `previous` first: a crash between the two steps must not lose the way back to what serves now.
         client.set_registered_model_alias(model_name, PREVIOUS, champion.version)
-        client.set_registered_model_alias(model_name, CHAMPION, candidate.version)
-        message = f"version {candidate.version} of {model_name} replaces champion {champion.version}{because}"
-        return PromoteResult(model_name, str(candidate.version), str(champion.version), True, message)
+        client.set_registered_model_alias(model_name, CHAMPION, number)
+        message = f"version {number} of {model_name} replaces champion {champion.version}{because}"
+        return PromoteResult(model_name, number, str(champion.version), True, message)
 
 
 def rollback(model_name: str, tracking_uri: str) -> PromoteResult:
@@ -143,21 +150,50 @@ def _is_remote(uri: str) -> bool:
     return uri.startswith(("runs:/", "models:/"))
 
 
-def _registered(client: MlflowClient, uri: str, model_name: str, tracking_uri: str) -> ModelVersion:
-    """The version of `model_name` that holds this bundle, registered now if there was none."""
+@dataclass(frozen=True)
+class _Side:
+    """What a comparison knows of a bundle: of one version of the registry, or not registered yet.
+
+    Attributes:
+        title: how it is called.
+        uri: where it is.
+        facts: as in the tags of a version.
+        version: its number, or None.
+    """
+
+    title: str
+    uri: str
+    facts: dict[str, str]
+    version: str | None
+
+
+def _side(version: ModelVersion) -> _Side:
+    number, uri = str(version.version), f"models:/{version.name}/{version.version}"
+    return _Side(f"version {number}", uri, version.tags, number)
+
+
+def _candidate(client: MlflowClient, uri: str, model_name: str, tracking_uri: str) -> _Side:
+    """The bundle that a URI means, with the version of `model_name` that holds it if there is one."""
     if uri.startswith((f"models:/{model_name}@", f"models:/{model_name}/")):
-        return _version_of_uri(client, uri, tracking_uri)
+        return _side(_version_of_uri(client, uri, tracking_uri))
     folder = resolve_bundle(uri, tracking_uri)
-    content = bundle_manifest(folder)["model_version"]
+    facts = bundle_facts(bundle_manifest(folder))
     versions = client.search_model_versions(f"name = '{model_name}'")
-    same = [version for version in versions if version.tags.get("model_version") == content]
+    same = [each for each in versions if each.tags.get("model_version") == facts["model_version"]]
     if same:
-        return max(same, key=lambda version: int(version.version))
+        return _side(max(same, key=lambda version: int(version.version)))
+    return _Side(uri, str(folder), facts, None)
+
+
+def _registered(client: MlflowClient, one: _Side, model_name: str, tracking_uri: str) -> str:
+    """The version of `model_name` that holds this bundle, registered now if there was none."""
+    if one.version:
+        return one.version
     experiment = experiment_named(client, model_name, artifact_folder(tracking_uri))
-    run = client.create_run(experiment.experiment_id, run_name=f"register {content}")
-    number = register_bundle(client, folder, model_name=model_name, run_id=run.info.run_id)
+    run = client.create_run(experiment.experiment_id, run_name=f"register {one.facts['model_version']}")
+    number = register_bundle(client, Path(one.uri), model_name=model_name, run_id=run.info.run_id)
     client.set_terminated(run.info.run_id)
-    return client.get_model_version(model_name, number)
+    return number
 
 
 def _version_by_alias(client: MlflowClient, model_name: str, alias: str) -> ModelVersion | None:
@@ -248,66 +284,60 @@ def _download(client: MlflowClient, model_id: str, uri: str, cache: Path) -> Pat
     return found.parent
 
 
-def _better(
-    candidate: ModelVersion, champion: ModelVersion, metric: str, tracking_uri: str
-) -> tuple[bool, str]:
+def _better(candidate: _Side, champion: _Side, metric: str, tracking_uri: str) -> tuple[bool, str]:
     """Whether the candidate is better, and why, in words."""
-    ours, theirs = candidate.tags, champion.tags
-    if ours.get("data_digest") != theirs.get("data_digest"):
-        digests = [tags.get("data_digest", "unknown")[:12] for tags in (ours, theirs)]
+    digests = [side.facts.get("data_digest", "unknown") for side in (candidate, champion)]
+    if digests[0] != digests[1]:
         raise InputError(
-            f"version {candidate.version} was measured on data {digests[0]}, champion version "
-            f"{champion.version} on {digests[1]}: {metric} compares only on the same prepared data; train "
-            "both on it, or promote without --if-better"
+            f"{candidate.title} was measured on data {digests[0][:12]}, champion {champion.title} on "
+            f"{digests[1][:12]}: {metric} compares only on the same prepared data; train both on it, or "
+            "promote without --if-better"
         )
     from recsys.bundle import Bundle
     from recsys.compare import compare_bundles
 
-    a, b = (
-        Bundle.load(resolve_bundle(f"models:/{version.name}/{version.version}", tracking_uri))
-        for version in (champion, candidate)
-    )
+    a, b = (Bundle.load(resolve_bundle(side.uri, tracking_uri)) for side in (champion, candidate))
     try:
         found = compare_bundles(a, b, metrics=[metric])
-    except InputError as error:  # no prepared data here, or another; a final bundle; a metric of its own
+    except InputError as error:  # no prepared data here, or another; a final bundle
         return _better_as_stored(candidate, champion, metric, str(error))
     return found.differences[metric].low > 0, f"{found.verdict(metric)} on the same {found.users:,} users"
 
 
-def _better_as_stored(
-    candidate: ModelVersion, champion: ModelVersion, metric: str, reason: str
-) -> tuple[bool, str]:
+def _better_as_stored(candidate: _Side, champion: _Side, metric: str, reason: str) -> tuple[bool, str]:
     """The stored figures alone, which have no interval.
 
     Raises:
         InputError: a figure is missing, or one was measured with seen items kept and the other without.
     """
-    if (candidate.tags.get("model") == "replay") != (champion.tags.get("model") == "replay"):
+    if (candidate.facts.get("model") == "replay") != (champion.facts.get("model") == "replay"):
         raise InputError(
-            f"versions {candidate.version} and {champion.version} of {champion.name} were measured "
-            "by different rules (replay keeps seen items); promote without --if-better"
+            f"{candidate.title} and champion {champion.title} were measured by different rules (replay keeps "
+            "seen items); promote without --if-better"
         )
-    ours, theirs = _comparable(candidate, champion, metric)
+    ours, theirs = _stored(metric, candidate, champion)
     better = ours > theirs
     words = (
-        f"{metric} {ours:.6g} of version {candidate.version} is {'' if better else 'not '}better than "
-        f"{theirs:.6g} of version {champion.version}; these are the stored figures, no interval was possible "
+        f"{metric} {ours:.6g} of {candidate.title} is {'' if better else 'not '}better than "
+        f"{theirs:.6g} of {champion.title}; these are the stored figures, no interval was possible "
         f"({reason})"
     )
     return better, words
 
 
-def _comparable(candidate: ModelVersion, champion: ModelVersion, metric: str) -> tuple[float, float]:
-    """The metric of both versions as their tags state it."""
-    ours, theirs = candidate.tags, champion.tags
+def _stored(metric: str, *sides: _Side) -> list[float]:
+    """The metric that bundles were recorded with: of the test split in all of them, or else as it stands.
+
+    Raises:
+        InputError: one was recorded without.
+    """
     keys = (f"test_{metric}", metric)
-    both = [json.loads(tags.get("metrics", "{}")) for tags in (ours, theirs)]
+    stored = [json.loads(side.facts.get("metrics", "{}")) for side in sides]
     for key in keys:
-        if all(key in metrics for metrics in both):
-            return float(both[0][key]), float(both[1][key])
-    lacking = champion if any(key in both[0] for key in keys) else candidate
-    known = ", ".join(both[1] if lacking is champion else both[0]) or "none"
+        if all(key in metrics for metrics in stored):
+            return [float(metrics[key]) for metrics in stored]
+    lacking = next((n for n, metrics in enumerate(stored) if not metrics.keys() & set(keys)), len(sides) - 1)
     raise InputError(
-        f"version {lacking.version} of {lacking.name} has no metric {metric} (it has {known}); name one that "
-        "both have, or promote without --if-better"
+        f"{sides[lacking].title} has no metric {metric} (it has {', '.join(stored[lacking]) or 'none'}); "
+        "name one that was measured, or promote without --if-better"
     )

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from recsys.bundle import check_vocabulary
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.files import written_file
+from recsys.files import check_writable, written_file
 from recsys.recommender import Recommender
 from recsys.search import Found
 
@@ -76,7 +76,7 @@ def export(
         progress: is called with (done, all) after each block.
 
     Raises:
-        InputError: the vocabularies differ, k or block is below 1, or the file's folder does not exist.
+        InputError: the vocabularies differ, k or block is below 1, or the file cannot be written.
     """
     started = datetime.now(UTC)
     target = _checked(recommender, data, Path(out), k, block)
@@ -105,8 +105,7 @@ def _checked(recommender: Recommender, data: PreparedData, target: Path, k: int,
     check_vocabulary(recommender.vocabulary, data, where=str(recommender.bundle.folder))
     if k < 1 or block < 1:
         raise InputError(f"k is {k} and block is {block}; expected at least 1 of each")
-    if not target.parent.is_dir() or target.is_dir():
-        raise InputError(f"cannot write {target}: expected a file name in an existing folder")
+    check_writable(target)
     return target
 
 

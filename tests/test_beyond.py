@@ -68,6 +68,8 @@ def test_diversity_is_1_minus_the_mean_cosine_of_pairs() -> None:
     assert diversity(some, units) == pytest.approx(np.mean(known), abs=1e-6)
     same = np.ones((9, 4), np.float32) / 2
     assert diversity(some, same) == pytest.approx(0)
+    assert diversity(some[:, :1], units) is None  # no list has a pair
+    assert diversity(lists([1, 0], [0, 0]), units) is None
 
 
 def test_attributes_are_lists_and_shared_texts() -> None:

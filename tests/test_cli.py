@@ -36,9 +36,30 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert "Traceback" in shown.stderr
 
 
-def test_bad_usage_is_exit_code_2() -> None:
-    assert recsys("recommend").returncode == 2
-    assert recsys("train", "--no-such-option").returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recommend"], "missing argument 'BUNDLE' (`"),
+        (
+            ["recommend", "b", "--history", "a", "-k", "0"],
+            "invalid value for '-k': ",
+        ),
+        (["evaluate", "b", "--seed", "-1"], "invalid value for '--seed': "),
+        (["train", "--no-such-option"], "no such option: --no-such-option"),
+        (["tran"], "no such command 'tran'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = recsys(*arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"error: {message}")
+    assert "--help` shows what there is" in done.stderr
+
+
+def test_help_is_no_error() -> None:
+    bare, asked = recsys(), recsys("evaluate", "--help")
+    assert (bare.returncode, asked.returncode) == (0, 0)
+    assert "evaluate" in bare.stdout and "--cutoffs" in asked.stdout
 
 
 def test_what_is_not_a_bundle_is_named(tmp_path: Path) -> None:
@@ -68,6 +89,32 @@ def test_evaluate_prints_and_writes_what_it_measured(bundle: Bundle, tmp_path: P
     assert f"hr@10 {result['metrics']['hr@10']:.4f}" in done.stdout
 
 
+def test_evaluate_takes_cutoffs_and_says_what_is_ignored(bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    done = recsys(
+        "evaluate", bundle.folder, "-k", "3, 1,3", "--protocol", "pop-100", "--keep-seen", "--json", file
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(file.read_text())["cutoffs"] == [1, 3]
+    assert done.stdout.startswith("note: --keep-seen changes nothing with pop-100, whose negatives are never")
+    for wrong, message in (("5,x", "cutoffs are `5,x`; expected whole numbers"), ("0", "numbers from 1 to")):
+        done = recsys("evaluate", bundle.folder, "--cutoffs", wrong)
+        assert (done.returncode, message in done.stderr) == (2, True)
+
+
+def test_data_that_is_not_there_can_be_named(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(150, 100), 150)
+    bundle = counting_bundle(tmp_path / "bundle", data, name="markov")
+    data.path.rename(tmp_path / "copy")
+    done = recsys("evaluate", bundle.folder)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {data.path}, the prepared data that {bundle.folder} was trained on, is not there; "
+        "run `recsys prepare` to make it, or name a copy with --data\n"
+    )
+    assert recsys("evaluate", bundle.folder, "--data", tmp_path / "copy").returncode == 0
+
+
 def test_where_a_result_goes_is_checked_before_the_work(bundle: Bundle, tmp_path: Path) -> None:
     for file, message in ((tmp_path / "no/out.json", "there is no folder"), (tmp_path, "it is a folder")):
         done = recsys("evaluate", bundle.folder, "--json", file)
@@ -76,6 +123,24 @@ def test_where_a_result_goes_is_checked_before_the_work(bundle: Bundle, tmp_path
     done = recsys("floors", bundle.manifest["data"]["path"], "no.such.key=1")
     assert done.returncode == 2
     assert "takes no settings (no.such.key=1)" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs Linux's /proc and /dev/full")
+def test_where_nothing_can_be_written_is_said_before_the_work(bundle: Bundle) -> None:
+    impossible = {
+        "/proc/x.json": r"no file can be made in /proc (No such file or directory); name another folder",
+        "/dev/full": "it is no regular file; name another",
+    }
+    for name, message in impossible.items():
+        for command in (["evaluate", "--json"], ["report", "--out"]):
+            done = recsys(*command[:1], bundle.folder, *command[1:], name)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert done.stderr == f"error: cannot write {name}: {message}\n"
+    stored: list[str | Path] = [bundle.folder, "--protocol", "pop-100", "--negatives"]
+    done = recsys("evaluate", *stored, "/proc/n.parquet")
+    assert (done.returncode, done.stdout, "no file can be made in /proc" in done.stderr) == (2, "", True)
+    done = recsys("evaluate", *stored, "/proc/version")  # what is there need only be readable
+    assert (done.returncode, "/proc/version holds no negatives" in done.stderr) == (2, True)
 
 
 def test_index_is_built_and_measured(bundle: Bundle) -> None:

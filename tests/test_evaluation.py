@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,8 +17,10 @@ from recsys.bundle import Bundle, save_bundle
 from recsys.dataset import PreparedData, Targets
 from recsys.errors import InputError
 from recsys.evaluation import evaluate, evaluate_bundle, score_function
+from recsys.floors import measure_floors
 from recsys.metrics import METRICS, SET_METRICS, rank_counts, user_metrics
 from recsys.models import fit_counting
+from recsys.protocols import Protocol
 from recsys.ranking import rank_all, top_k
 from recsys.sequences import Ragged
 from tests.worlds import counting_bundle, experiment, prepared, ring, small_encoder
@@ -129,7 +132,9 @@ def test_heads_and_ranks_are_those_of_a_full_sort(n_items: int, k: int, seed: in
     """Against scores sorted whole, with many ties, excluded items and several targets."""
     rng = np.random.default_rng(seed)
     scores = rng.integers(levels, size=(7, n_items)).astype(np.float32)
-    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    barred = Ragged.of([rng.choice(n_items, n_items // 5, replace=False) + 1 for _ in range(7)])
+    whole = scores.copy()
+    scores[barred.rows, barred.values - 1] = -np.inf
     depth = min(k, n_items)
     best, columns = top_k(torch.from_numpy(scores), depth)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
@@ -138,10 +143,8 @@ def test_heads_and_ranks_are_those_of_a_full_sort(n_items: int, k: int, seed: in
 
     data_rows = Ragged.of([rng.choice(n_items, rng.integers(1, min(n_items, 4) + 1), replace=False) + 1
                            for _ in range(7)])  # fmt: skip
-    targets = Targets(np.arange(7), Ragged.of([[1]] * 7), data_rows.values[data_rows.offsets[:-1]])
-    ranks = rank_all(
-        lambda histories: scores.copy(), targets, data_rows, n_items=n_items, k=k, exclude_seen=False
-    )
+    targets = Targets(np.arange(7), barred, data_rows.values[data_rows.offsets[:-1]])
+    ranks = rank_all(lambda histories: whole, targets, data_rows, n_items=n_items, k=k, exclude_seen=True)
     above, level = rank_counts(scores[data_rows.rows], data_rows.values)
     known = user_metrics(above, level, data_rows.offsets, (k,))
     found = user_metrics(ranks.above, ranks.level, ranks.offsets, (k,))
@@ -184,7 +187,12 @@ def test_targets_never_trained_on_stay_in_and_a_second_row_leaves_them_out(tmp_p
     data = prepared(tmp_path / "data", Ragged.of([[1, 2, 3, 140]] * 4 + [[1, 2, 1, 2]]), N_ITEMS)
     result = evaluate(next_on_the_ring, data, exclude_seen=False)
     assert (result.users, result.cold_targets) == (5, 4)
-    assert result.metrics["hr@5"] == pytest.approx(1 / 5 + 4 / 5 * 4 / 149)  # four places among 149 ties
+    assert result.metrics["hr@5"] == 1 / 5  # not credited for the four
+    assert "5 targets, 4 of them never seen in training (misses)" in result.lines()[0]
+    by_text = evaluate(next_on_the_ring, data, exclude_seen=False, scores_cold=True)
+    assert by_text.metrics["hr@5"] == pytest.approx(1 / 5 + 4 / 5 * 4 / 149)  # four places among 149 ties
+    sampled = evaluate(constant, data, protocol="uniform-100")
+    assert sampled.metrics["hr@10"] == pytest.approx(1 / 5 * 10 / 101)
     rows = result.to_json()["rows"]
     assert (rows["trained targets"]["users"], rows["trained targets"]["metrics"]["hr@5"]["mean"]) == (1, 1.0)
     assert "without targets never seen in training" in "\n".join(result.lines())
@@ -203,16 +211,35 @@ def test_chunks_do_not_change_the_answer(tmp_path: Path, monkeypatch: pytest.Mon
     assert set(whole.metrics) == {f"{name}@{k}" for name in (*METRICS, *SET_METRICS) for k in (5, 10, 20)}
 
 
-def test_nan_scores_are_refused(tmp_path: Path) -> None:
+def of_shape(shape: tuple[int, ...], histories: Ragged) -> NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+def test_scores_that_cannot_be_ranked_are_refused(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", ring(N_ITEMS, 10), N_ITEMS)
+    protocols: tuple[Protocol, ...] = ("full", "pop-100")
+    for protocol in protocols:
+        for shape in ((10, N_ITEMS + 5), (10, N_ITEMS - 1), (9, N_ITEMS), (N_ITEMS,), (10, N_ITEMS, 1)):
+            message = f"answered 10 histories with scores of shape {shape}; expected (10, {N_ITEMS})"
+            wrong = functools.partial(of_shape, shape)
+            with pytest.raises(InputError, match=re.escape(message)):
+                evaluate(wrong, data, protocol=protocol)
+        with pytest.raises(InputError, match="the model gave NaN scores; nothing can be ranked"):
+            evaluate(lambda histories: constant(histories) + np.nan, data, protocol=protocol)
 
-    def broken(histories: Ragged) -> NDArray[np.float32]:
-        scores = constant(histories)
-        scores[0, 149] = np.nan
-        return scores
 
-    with pytest.raises(ValueError, match="NaN scores"):
-        evaluate(broken, data)
+@pytest.mark.parametrize("level", [-np.inf, -1e300, 0.0, np.inf])
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_a_constant_of_any_size_scores_chance(tmp_path: Path, level: float) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 300), N_ITEMS)
+
+    def same(histories: Ragged) -> NDArray[Any]:
+        return np.full((len(histories), N_ITEMS), level)
+
+    left = N_ITEMS - data.targets("test").histories.lengths
+    assert evaluate(same, data).metrics["hr@10"] == pytest.approx((10 / left).mean())
+    assert evaluate(same, data, exclude_seen=False).metrics["hr@10"] == pytest.approx(10 / N_ITEMS)
+    assert evaluate(same, data, protocol="pop-100").metrics["hr@10"] == pytest.approx(10 / 101)
 
 
 def test_slices_part_the_users_by_what_is_known(tmp_path: Path) -> None:
@@ -257,6 +284,20 @@ def test_what_has_seen_the_targets_is_not_measured_on_them(tmp_path: Path) -> No
         evaluate_bundle(bundle, data, cutoffs=(5, 1001))
 
 
+@pytest.mark.parametrize("word", ["train", "validation", ""])
+def test_a_split_that_there_is_not_is_refused_everywhere(tmp_path: Path, word: Any) -> None:  # noqa: ANN401
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 10), N_ITEMS)
+    asked: list[Callable[[], object]] = [
+        lambda: evaluate(constant, data, split=word),
+        lambda: measure_floors(data, word),
+        lambda: data.targets(word),
+        lambda: data.split_items(word),
+    ]
+    for ask in asked:
+        with pytest.raises(InputError, match=f"split `{word}` is unknown; known: valid, test"):
+            ask()
+
+
 def test_other_data_than_that_of_training_is_refused(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", ring(N_ITEMS, 50), N_ITEMS)
     bundle = counting_bundle(tmp_path / "bundle", data, name="markov")
@@ -273,43 +314,3 @@ def test_replay_needs_seen_items(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"leaves it nothing to say; keep seen items .--keep-seen"):
         evaluate_bundle(bundle, data)
     assert evaluate_bundle(bundle, data, exclude_seen=False).metrics["hr@5"] == 1.0
-
-
-def test_stored_negatives_are_what_others_rank_too(tmp_path: Path) -> None:
-    data = prepared(tmp_path / "data", ring(N_ITEMS, 60), N_ITEMS)
-    _, model = small_encoder(N_ITEMS)
-    file = tmp_path / "negatives.parquet"
-    first = evaluate(model, data, protocol="pop-100", negatives=file)
-    again = evaluate(score_function(model), data, protocol="pop-100", negatives=file)
-    assert again.metrics == pytest.approx(first.metrics, abs=1e-6)
-    assert evaluate(model, data, protocol="pop-100").metrics == first.metrics  # the seed alone draws them
-    table = pq.read_table(file)
-    targets = data.targets("test")
-    assert table["sequence"].to_pylist() == [f"u{row}" for row in targets.rows]
-    # Another program's ranking of the same file.
-    scores = score_function(model)(targets.histories)
-    hits = [
-        1 + sum(scores[row, np.array(others) - 1] > scores[row, target - 1]) <= 10
-        for row, (target, others) in enumerate(
-            zip(table["target"].to_pylist(), table["negatives"].to_pylist(), strict=True)
-        )
-    ]
-    assert first.metrics["hr@10"] == pytest.approx(np.mean(hits))
-    with pytest.raises(InputError, match="are of protocol pop-100, and uniform-100 was asked for; name"):
-        evaluate(model, data, protocol="uniform-100", negatives=file)
-    with pytest.raises(InputError, match="are of seed 0, and 1 was asked for"):
-        evaluate(model, data, protocol="pop-100", negatives=file, seed=1)
-    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
-    negatives = np.array(table["negatives"].to_pylist())
-    for broken in (negatives[:-1], negatives[:, :99], negatives * 0, negatives + N_ITEMS, negatives / 2):
-        columns = {"negatives": pa.array(broken.tolist())}
-        pq.write_table(pa.table(columns).replace_schema_metadata(table.schema.metadata), file)
-        with pytest.raises(
-            InputError, match="are damaged; expected 60 rows of 100 item indices from 1 to 150"
-        ):
-            evaluate(model, data, protocol="pop-100", negatives=file)
-    with pytest.raises(InputError, match=r"there is no folder .*nowhere to write the negatives"):
-        evaluate(model, data, protocol="pop-100", negatives=tmp_path / "nowhere" / "negatives.parquet")
-    file.write_text("nothing")
-    with pytest.raises(InputError, match="holds no negatives"):
-        evaluate(model, data, protocol="pop-100", negatives=file)

@@ -14,6 +14,8 @@ from recsys.evaluation import evaluate
 from recsys.floors import FLOORS, measure_floors
 from recsys.models import fit_counting
 from recsys.sequences import Ragged
+from tests.benchmarks import results
+from tests.benchmarks.measure import Board, measure_floor
 from tests.worlds import prepared, ring
 
 
@@ -73,19 +75,33 @@ def test_a_split_without_targets_is_refused(tmp_path: Path) -> None:
         measure_floors(data)
 
 
+def test_the_benchmark_keeps_the_same_figures_unrounded(tmp_path: Path) -> None:
+    """What the README rounds is what `recsys floors` rounds."""
+    data = prepared(tmp_path / "data", ring(40, 97), 40)
+    board = Board(data, "ring", tmp_path / "results.jsonl", [("full", "removed")])
+    for label, config in FLOORS.items():
+        measure_floor(label, config, board)
+    rows = {row["model"]: row["metrics"] for row in results.read(board.file)}
+    for floor in measure_floors(data).floors:
+        if floor.removed is not None:
+            assert {name: rows[floor.label][name]["mean"] for name in floor.removed} == pytest.approx(
+                floor.removed, rel=1e-12
+            )
+
+
 def recsys(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "recsys.cli", "floors", *map(str, arguments)]
+    command = [sys.executable, "-m", "recsys.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
 def test_one_command_prints_and_writes_the_table(repeating: PreparedData, tmp_path: Path) -> None:
-    done = recsys(repeating.path, "--split", "valid", "--json", "floors.json", cwd=tmp_path)
+    done = recsys("floors", repeating.path, "--split", "valid", "--json", "floors.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "floors.json").read_text())
     assert written["split"] == "valid"
     assert [row["label"] for row in written["rows"]] == list(FLOORS)
     assert f"the floor to beat with seen kept is {written['to_beat']['seen kept']}" in done.stdout
-    wrong = recsys(repeating.path, "--split", "train", cwd=tmp_path)
+    wrong = recsys("floors", repeating.path, "--split", "train", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr) == (2, "error: split `train` is unknown; known: valid, test\n")
 
 
@@ -95,12 +111,33 @@ def test_a_configuration_is_prepared_where_it_is_not_yet(tmp_path: Path) -> None
     (tmp_path / "log.txt").write_text("\n".join(lines) + "\n")
     config = tmp_path / "walks.yaml"
     config.write_text("name: walks\ndata: {path: log.txt, format: sequences}\n")
-    first = recsys(config, cwd=tmp_path)
+    first = recsys("floors", config, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "leave_one_out" in first.stdout
     assert (tmp_path / "prepared/walks/manifest.json").is_file()
-    again = recsys(config, cwd=tmp_path)
+    again = recsys("floors", config, cwd=tmp_path)
     assert "leave_one_out" not in again.stdout
     assert [line for line in again.stdout.splitlines() if "floor to beat" in line] == [
         line for line in first.stdout.splitlines() if "floor to beat" in line
     ]
+
+
+@pytest.mark.parametrize("command", ["floors", "train"])
+def test_a_stale_preparation_is_not_used_silently(command: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("\n".join(f"{row} {row + 1} {row + 2} {row + 3} 9" for row in range(1, 6)) + "\n")
+    config = tmp_path / "walks.yaml"
+    config.write_text("name: walks\ndata: {path: log.txt, format: sequences}\nmodel: {name: markov}\n")
+    assert recsys("prepare", config, cwd=tmp_path).returncode == 0
+    assert recsys(command, config, cwd=tmp_path).returncode == 0
+    log.write_text(log.read_text() + "6 1 2 3\n")
+    stale = recsys(command, config, cwd=tmp_path)
+    folder = Path("prepared/walks")
+    assert (stale.returncode, stale.stdout) == (2, "")
+    assert f"error: {folder} was prepared on " in stale.stderr
+    assert f"from other input than log.txt now holds; delete {folder} and run `recsys prep" in stale.stderr
+    log.unlink()
+    gone = recsys(command, config, cwd=tmp_path)
+    assert gone.returncode == 0, gone.stderr
+    assert "note: the data that was prepared on 2" in gone.stdout
+    assert f"in {folder} is used: there is no file log.txt; set data.path to where" in gone.stdout

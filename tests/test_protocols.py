@@ -3,15 +3,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from recsys import protocols
 from recsys.errors import InputError
-from recsys.evaluation import evaluate
+from recsys.evaluation import evaluate, score_function
 from recsys.protocols import draw_negatives, sampled_negatives
 from recsys.sequences import Ragged
 from tests.test_cli import recsys
-from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
+from tests.worlds import counting_bundle, encoder_bundle, prepared, ring, small_encoder
+
+N_ITEMS = 150
+
+
+def constant(histories: Ragged) -> NDArray[np.float32]:
+    return np.zeros((len(histories), N_ITEMS), np.float32)
 
 
 def test_negatives_are_never_the_users_own_and_never_twice() -> None:
@@ -68,3 +77,78 @@ def test_two_models_are_ranked_on_the_negatives_of_one_file(tmp_path: Path) -> N
     assert file.read_bytes() == written
     other = recsys("evaluate", tmp_path / "markov", "--protocol", "pop-100", "--negatives", file)
     assert (other.returncode, "are of seed 3, and 0 was asked for" in other.stderr) == (2, True)
+
+
+def rewrite(file: Path, table: pa.Table, **columns: object) -> None:
+    """The same file with other values in some columns."""
+    changed = {name: columns.get(name, table[name]) for name in table.column_names}
+    pq.write_table(pa.table(changed).replace_schema_metadata(table.schema.metadata), file)
+
+
+def test_negatives_that_were_tampered_with_are_refused(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 60), N_ITEMS)
+    file = tmp_path / "negatives.parquet"
+    evaluate(constant, data, protocol="pop-100", negatives=file)
+    table = pq.read_table(file)
+    negatives = np.array(table["negatives"].to_pylist())
+    doubled, hits, seen = negatives.copy(), negatives.copy(), negatives.copy()
+    doubled[7] = doubled[7, 0]
+    hits[8, 5] = table["target"][8].as_py()
+    seen[9, 99] = data.sequences[9][0]
+    for broken, words in (
+        (doubled, "the row of 'u7' has an item twice"),
+        (hits, "the row of 'u8' has an item of the user's own sequence"),
+        (seen, "the row of 'u9' has an item of the user's own sequence"),
+    ):
+        rewrite(file, table, negatives=broken.tolist())
+        with pytest.raises(InputError, match=f"{words}; name another file"):
+            evaluate(constant, data, protocol="pop-100", negatives=file)
+    for order in (np.roll(np.arange(60), 1), np.r_[1, 0, 2:60]):
+        rewrite(file, table.take(order))
+        with pytest.raises(InputError, match="are not the users and targets of this data in its order"):
+            evaluate(constant, data, protocol="pop-100", negatives=file)
+    rewrite(file, table, target=np.roll(table["target"], 1))
+    with pytest.raises(InputError, match="are not the users and targets of this data in its order"):
+        evaluate(constant, data, protocol="pop-100", negatives=file)
+    rewrite(file, table.drop_columns("sequence"))
+    with pytest.raises(InputError, match="holds no negatives"):
+        evaluate(constant, data, protocol="pop-100", negatives=file)
+
+
+def test_stored_negatives_are_what_others_rank_too(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ring(N_ITEMS, 60), N_ITEMS)
+    _, model = small_encoder(N_ITEMS)
+    file = tmp_path / "negatives.parquet"
+    first = evaluate(model, data, protocol="pop-100", negatives=file)
+    again = evaluate(score_function(model), data, protocol="pop-100", negatives=file)
+    assert again.metrics == pytest.approx(first.metrics, abs=1e-6)
+    assert evaluate(model, data, protocol="pop-100").metrics == first.metrics  # the seed alone draws them
+    table = pq.read_table(file)
+    targets = data.targets("test")
+    assert table["sequence"].to_pylist() == [f"u{row}" for row in targets.rows]
+    # Another program's ranking of the same file.
+    scores = score_function(model)(targets.histories)
+    hits = [
+        1 + sum(scores[row, np.array(others) - 1] > scores[row, target - 1]) <= 10
+        for row, (target, others) in enumerate(
+            zip(table["target"].to_pylist(), table["negatives"].to_pylist(), strict=True)
+        )
+    ]
+    assert first.metrics["hr@10"] == pytest.approx(np.mean(hits))
+    with pytest.raises(InputError, match="are of protocol pop-100, and uniform-100 was asked for; name"):
+        evaluate(model, data, protocol="uniform-100", negatives=file)
+    with pytest.raises(InputError, match="are of seed 0, and 1 was asked for"):
+        evaluate(model, data, protocol="pop-100", negatives=file, seed=1)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+    negatives = np.array(table["negatives"].to_pylist())
+    for broken in (negatives[:-1], negatives[:, :99], negatives * 0, negatives + N_ITEMS, negatives / 2):
+        rewrite(file, table.slice(0, len(broken)), negatives=broken.tolist())
+        with pytest.raises(
+            InputError, match="are damaged; expected 60 rows of 100 item indices from 1 to 150"
+        ):
+            evaluate(model, data, protocol="pop-100", negatives=file)
+    with pytest.raises(InputError, match=r"cannot write .*: there is no folder .*nowhere; make it"):
+        evaluate(model, data, protocol="pop-100", negatives=tmp_path / "nowhere" / "negatives.parquet")
+    file.write_text("nothing")
+    with pytest.raises(InputError, match="holds no negatives"):
+        evaluate(model, data, protocol="pop-100", negatives=file)

@@ -13,6 +13,7 @@ import pytest
 from recsys import mlflow_session as session_module
 from recsys.bundle import Bundle
 from recsys.errors import InputError
+from recsys.mlflow_session import mlflow_session
 from recsys.registry import promote, resolve_bundle, rollback
 from recsys.tracking import track_run
 from tests.mlflow_world import (
@@ -158,15 +159,45 @@ def test_equal_is_not_better(tracking_uri: str, tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_refused(tracking_uri: str, tmp_path: Path) -> None:
     to = {"model_name": NAME, "tracking_uri": tracking_uri, "if_better": "ndcg@10"}
     promote(str(bundle(tmp_path / "one", "popularity", {"test_ndcg@10": 0.05})), **to)
+    two = bundle(tmp_path / "two", "markov", {"test_ndcg@10": 0.08}, digest="f" * 64)
     with pytest.raises(
-        InputError, match=r"version 2 was measured on data ffff.* on 0123456789ab: ndcg@10 compares"
+        InputError, match=r"two was measured on data ffff.* version 1 on 0123456789ab: ndcg@10 compares"
     ):
-        promote(str(bundle(tmp_path / "two", "markov", {"test_ndcg@10": 0.08}, digest="f" * 64)), **to)
-    with pytest.raises(
-        InputError, match=r"version 3 of .* has no metric ndcg@10 \(it has test_hr@10\); name one"
-    ):
-        promote(str(bundle(tmp_path / "three", "item_knn", {"test_hr@10": 0.2})), **to)
+        promote(str(two), **to)
+    three = bundle(tmp_path / "three", "item_knn", {"test_hr@10": 0.2})
+    with pytest.raises(InputError, match=r"three has no metric ndcg@10 \(it has test_hr@10\); name one"):
+        promote(str(three), **to)
+    for wrong in ("ndcg@0", "ndcg", "hit@10", "ndcg@1001"):
+        for folder in ("one", "three"):  # the champion itself, and another
+            with pytest.raises(InputError, match=f"`{wrong}` is no metric; expected one of hr, ndcg, mrr"):
+                promote(str(tmp_path / folder), **{**to, "if_better": wrong})
     assert champion(tracking_uri) == "popularity"
+    assert versions(tracking_uri) == ["1"]  # what was refused is not registered
+
+
+def test_a_first_champion_needs_the_figure_too(tracking_uri: str, tmp_path: Path) -> None:
+    to = {"model_name": NAME, "tracking_uri": tracking_uri}
+    bare = bundle(tmp_path / "bare", "popularity")
+    with pytest.raises(InputError, match=r"bare has no metric ndcg@10 \(it has none\); name one that was"):
+        promote(str(bare), if_better="ndcg@10", **to)
+    with pytest.raises(InputError, match="`oops@10` is no metric"):
+        promote(str(bare), if_better="oops@10", **to)
+    assert versions(tracking_uri) == []
+    assert promote(str(bare), **to).moved
+
+
+def test_what_does_not_become_champion_is_not_registered(tracking_uri: str, tmp_path: Path) -> None:
+    to = {"model_name": NAME, "tracking_uri": tracking_uri, "if_better": "hr@10"}
+    for model, figure in (("popularity", 0.2), ("markov", 0.1)):
+        result = promote(str(bundle(tmp_path / model, model, {"test_hr@10": figure})), **to)
+    assert not result.moved
+    assert f"hr@10 0.1 of {tmp_path / 'markov'} is not better than 0.2 of version 1" in result.message
+    assert versions(tracking_uri) == ["1"]
+
+
+def versions(uri: str) -> list[str]:
+    with mlflow_session(uri) as client:
+        return sorted(str(each.version) for each in client.search_model_versions(f"name = '{NAME}'"))
 
 
 # A server.

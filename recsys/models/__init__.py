@@ -36,6 +36,9 @@ COUNTING: dict[str, tuple[Callable[..., CountingModel], Callable[..., CountingMo
 ANSWERS_SEEN = frozenset({"replay"})
 """Models that answer with items of the history: without them they say nothing."""
 
+SCORES_COLD: frozenset[str] = frozenset()
+"""Models that know items without a training event by something else; for all others these are misses."""
+
 
 def check_has_answers(model: str, *, exclude_seen: bool) -> None:
     """Refuse to leave out the items of the history where a model answers with these alone.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recsys.bundle import Bundle
-from recsys.files import written_file
+from recsys.files import check_writable, written_file
 from recsys.report.content import Say, gather
 from recsys.report.page import render
 
@@ -45,8 +45,11 @@ def write_report(
 
     Raises:
         InputError: bundle or data are missing or do not fit each other, the split is unknown or has no
-            target, or the model has nothing to say under `exclude_seen`.
+            target, the model has nothing to say under `exclude_seen`, or `out` cannot be written.
     """
+    file = Path(out)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(file)
     bundle = Bundle.load(bundle_folder)
     report = gather(
         bundle,
@@ -57,8 +60,6 @@ def write_report(
         seed=seed,
         say=say,
     )
-    file = Path(out)
-    file.parent.mkdir(parents=True, exist_ok=True)
     with written_file(file) as draft:
         draft.write_text(render(report), encoding="utf-8")
     return file

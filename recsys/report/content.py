@@ -12,7 +12,7 @@ from recsys.bundle import Bundle
 from recsys.compare import compare
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.errors import InputError
-from recsys.evaluation import Evaluation, check_trained_on, evaluate
+from recsys.evaluation import Evaluation, check_trained_on, evaluate, evaluate_bundle
 from recsys.floors import FLOORS
 from recsys.index import IndexInfo, read_index_info
 from recsys.models import ANSWERS_SEEN, check_has_answers, fit_counting
@@ -109,7 +109,7 @@ def gather(
         index = read_index_info(bundle)
         return Report(bundle, None, data, part, None, [], [], history, None, index)
     say(f"evaluating {measured.folder} on the {split} targets of {data.path}")
-    evaluation = evaluate(measured.model, data, split=part, exclude_seen=exclude_seen, seed=seed)
+    evaluation = evaluate_bundle(measured, data, split=part, exclude_seen=exclude_seen, seed=seed)
     repeats = float(data.targets(part).repeated().mean())
     gains = evaluation.per_user[COMPARED[0]]
     return Report(

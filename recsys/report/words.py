@@ -87,8 +87,8 @@ def cold_targets(report: Report) -> str:
     evaluation = report.evaluation or {}
     cold, users = evaluation["cold_targets"], evaluation["users"]
     lines = [
-        f"{cold:,} of {users:,} targets never occur in training; they stay in the first table, "
-        "and the second leaves them out."
+        f"{cold:,} of {users:,} targets never occur in training; they stay in the first table"
+        f"{'' if evaluation['scores_cold'] else ' as misses'}, and the second leaves them out."
         if cold
         else f"Each of the {users:,} targets occurs in training: the row without cold targets is the same."
     ]

@@ -7,7 +7,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from recsys.bundle import Bundle
 from recsys.config import ExperimentConfig, ModelConfig, build_config
@@ -69,9 +69,9 @@ class Board:
                 **self._identity(facts, rule),
                 users=content["users"],
                 cold_targets=content["cold_targets"],
-                metrics=_rounded(content["rows"][ALL]["metrics"]),
-                trained_targets=_rounded(content["rows"].get(TRAINED)),
-                beyond=_rounded(content["beyond"]),
+                metrics=content["rows"][ALL]["metrics"],
+                trained_targets=content["rows"].get(TRAINED),
+                beyond=content["beyond"],
                 evaluation_seconds=round(evaluation.seconds, 2),
             )
             results.add(self.file, row)
@@ -225,12 +225,6 @@ def _replace(file: Path, content: Row) -> None:
     draft = file.with_suffix(".tmp")
     draft.write_text(json.dumps(content))
     draft.replace(file)
-
-
-def _rounded(values: Any) -> Any:  # noqa: ANN401 -- a tree of numbers
-    if isinstance(values, dict):
-        return {name: _rounded(value) for name, value in values.items()}
-    return round(values, 6) if isinstance(values, float) else values
 
 
 def _line(row: Row) -> str:
