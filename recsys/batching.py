@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from recsys.schema import PAD
 from recsys.sequences import Ragged
 
+COLUMN_STEP, ROW_STEP, PLACE_STEP = 8, 4, 32
+"""Sizes of a step are multiples of these, so that few shapes occur: kernels are made and kept for each."""
+
 
 def windows(sequences: Ragged, length: int, *, min_length: int = 2) -> Ragged:
     """W windows of at most `length` events that cover every sequence; a longer one gives several.
@@ -51,6 +54,10 @@ def number_of_batches(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def _rounded(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
 @dataclass(frozen=True)
 class Packed:
     """Where the events of B sequences stand in R rows of L columns.
@@ -67,14 +74,14 @@ class Packed:
 
     @classmethod
     def rows(cls, lengths: NDArray[np.int64]) -> Packed:
-        """Lay out sequences of these lengths, all at least 1, in rows as wide as the longest.
+        """Lay out sequences of these lengths, all at least 1, in rows about as wide as the longest.
 
         Each row begins with the longest sequence left and is filled up with the shortest that fit. The loop
         is over rows, not over sequences.
         """
         order = np.argsort(-lengths, kind="stable")
         longest_first = lengths[order]
-        width = int(longest_first[0])
+        width = _rounded(int(longest_first[0]), COLUMN_STEP)
         shortest = np.cumsum(longest_first[::-1])  # events of the 1, 2, ... shortest sequences
         row, column = np.empty_like(lengths), np.zeros_like(lengths)
         first, stop, taken, count = 0, len(lengths), 0, 0
@@ -91,7 +98,7 @@ class Packed:
         begin = np.empty_like(lengths)
         begin[order] = row * width + column
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return cls(np.repeat(begin, lengths) + within, (count, width), lengths)
+        return cls(np.repeat(begin, lengths) + within, (_rounded(count, ROW_STEP), width), lengths)
 
     def spread(self, values: NDArray[np.integer], fill: int = PAD) -> NDArray[np.int64]:
         """(R, L) int64 matrix with the values (E,) at their places."""
@@ -103,21 +110,24 @@ class Packed:
         """Where the T events `asked` (E,) stand among those of their rows.
 
         Returns:
-            (R, Q) their columns, each row filled up with column 0, and (T,) row * Q + number of each. All
-            columns in order where a row is asked everywhere.
+            (R, Q) their columns, each row filled up with column 0, and (T',) row * Q + number of each, filled
+            up with 0. All columns in order where a row is asked nearly everywhere.
         """
         rows, columns = np.divmod(self.places[asked], self.shape[1])
         counts = np.bincount(rows, minlength=self.shape[0])
-        width = int(counts.max())
-        if width == self.shape[1]:
-            return np.tile(np.arange(width), (self.shape[0], 1)), self.places[asked]
+        filled = np.zeros(_rounded(len(rows), PLACE_STEP), dtype=np.int64)
+        width = _rounded(int(counts.max()), COLUMN_STEP)
+        if width >= self.shape[1]:
+            filled[: len(rows)] = self.places[asked]
+            return np.tile(np.arange(self.shape[1]), (self.shape[0], 1)), filled
         order = np.argsort(rows, kind="stable")
         numbers = np.empty_like(rows)
         numbers[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         places = rows * width + numbers
         asking = np.zeros((self.shape[0], width), dtype=np.int64)
         asking.reshape(-1)[places] = columns
-        return asking, places
+        filled[: len(rows)] = places
+        return asking, filled
 
     def positions(self) -> NDArray[np.int64]:
         """(R, L) distance of each event from the end of its sequence; 0 at padding."""

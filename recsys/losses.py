@@ -91,7 +91,10 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                 torch.softmax(logits_RV, dim=1, out=softmax_RV)
                 loss += _negative_log(softmax_RV, logits_RV, asked_R1)
                 torch.mm(softmax_RV, w_VD, out=grad_states[block])
-                grad_items += torch.mm(softmax_RV.T, x_RD)
+                if dtype == grad_items.dtype:
+                    grad_items.addmm_(softmax_RV.T, x_RD)
+                else:
+                    grad_items += torch.mm(softmax_RV.T, x_RD)
                 grad_bias += torch.mm(counted_1T[:, block], softmax_RV)[0]
         # The gradient of a logit is its probability, less one at the target: what follows is the one.
         grad_states = grad_states[:T].float() - items_VD.index_select(0, targets_T)

@@ -31,7 +31,7 @@ class Step(NamedTuple):
         positions_RL: int64 distance from the end of the sequence.
         owner_RL: int64 sequence of the step that a column belongs to; -1 at padding.
         asking_RQ: int64 columns of each row that are asked, filled up to equal numbers.
-        places_T: int64 row * Q + number of the places that are asked.
+        places_T: int64 row * Q + number of the places that are asked, filled up to a multiple of 32.
         targets_T: int64 item indices, the answers there.
         negatives_n: int64 item indices that all processes share; empty for the full softmax.
         asked: places asked in the whole step, of all processes.

@@ -98,7 +98,11 @@ class EncoderTraining(pl.LightningModule):
         bf16 = uses_bf16(self.config.precision, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             states_TD = self.encoder.states(*step[:5])
-        scored = states_TD.float(), self.encoder.item_embedding.weight, self.encoder.output_bias()
+        scored = (
+            states_TD[: len(step.targets_T)].float(),
+            self.encoder.item_embedding.weight,
+            self.encoder.output_bias(),
+        )
         if self.config.loss == "full":
             loss = full_cross_entropy(*scored, step.targets_T, bf16=bf16)
         elif self.config.loss == "sampled":

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
 
 import pytest
 from hypothesis import settings
 
+import recsys  # noqa: F401 -- before torch: it says how threads wait
 from tests.mlflow_world import sqlite_uri
 
 # A shared machine may be slow for a moment; a test that hangs is caught by the suite's own limit.

@@ -52,14 +52,15 @@ def test_an_epoch_holds_every_row_once_in_even_batches(count: int, size: int, se
 def test_packing_keeps_every_sequence_whole_and_apart(plain: list[int]) -> None:
     lengths = np.array(plain)
     packed = Packed.rows(lengths)
-    _, width = packed.shape
-    assert width == lengths.max()
+    rows, width = packed.shape
+    assert 0 <= width - lengths.max() < 8
+    assert width % 8 == rows % 4 == 0
     assert len(set(packed.places.tolist())) == lengths.sum()  # no two events in one place
     for part in np.split(packed.places, np.cumsum(lengths)[:-1]):
         assert (np.diff(part) == 1).all()
         assert part[0] // width == part[-1] // width  # within one row
     owners = packed.owners()
-    assert (owners >= 0).any(axis=1).all()  # no row is empty
+    assert (owners[: rows - 3] >= 0).any(axis=1).all()  # hardly a row is empty
     positions = packed.positions()
     for row, length in enumerate(lengths):
         assert positions[owners == row].tolist() == list(range(length - 1, -1, -1))

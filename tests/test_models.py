@@ -68,7 +68,7 @@ def packed_states(model: Transformer, rows: list[list[int]], asked: list[np.ndar
     ragged = Ragged.of(rows)
     examples = Examples(ragged, np.concatenate(asked), ragged.values)
     step = Step.of(examples, np.empty(0, np.int64), 0)
-    return model.states(*step[:5])
+    return model.states(*step[:5])[: len(step.targets_T)]
 
 
 ROWS = [[3, 7, 1, 21, 4], [5], [9, 2, 2, 8, 11, 13, 20, 1], [6, 4], [4, 4, 4]]

@@ -152,9 +152,9 @@ def run_script(command: list[str], bench_dir: Path, errors: Path) -> str:
     Raises:
         InputError: it fails.
     """
-    # Waiting threads that spin slow a shared machine down; our own command line sets the same.
-    environment = {**os.environ, "BENCH_DIR": str(bench_dir.absolute()), "OMP_WAIT_POLICY": "PASSIVE"}
-    environment.pop("PYTHONPATH", None)
+    environment = {**os.environ, "BENCH_DIR": str(bench_dir.absolute())}
+    for name in ("PYTHONPATH", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # ours; theirs wait as PyTorch does
+        environment.pop(name, None)
     with errors.open("w") as complained:
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=complained, text=True)
     if done.returncode:

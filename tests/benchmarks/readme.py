@@ -1,25 +1,29 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
-Tables come from results.jsonl and the configuration reference from `recsys.config`. Each part stands between
-`<!-- NAME -->` and `<!-- end -->`; the suite checks that the README holds what this would write. A table is
-named `table DATA`, `table DATA PROTOCOL` or `table DATA PROTOCOL removed|kept`; without them it is of full
+Tables come from results.jsonl and speed.jsonl, the configuration reference from `recsys.config`. Each part
+stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README holds what this would write.
+A table is named `table DATA`, `table DATA PROTOCOL` or `table DATA PROTOCOL removed|kept`; without them it is of full
 ranking, seen items removed. Rows of two rules never stand in one table.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recsys.config import ExperimentConfig, sections_of
+from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.results import OURS, RESULTS, Row, read
 
 README = Path(__file__).parents[2] / "README.md"
+SPEED = Path(__file__).with_name("speed.jsonl")
 
 
 def quality(rows: list[Row], data: str, protocol: str = "full", seen_items: str = "removed") -> str:
@@ -79,6 +83,27 @@ def _interval(rows: list[Row], metric: str) -> str:
     return f"{mean(value['low'] for value in found):.4f} to {mean(value['high'] for value in found):.4f}"
 
 
+def speed(rows: list[Row]) -> str:
+    """One line a data set, model and precision; the newest run of each counts.
+
+    Args:
+        rows: of `training_speed`, oldest first.
+    """
+    newest = {(row["data"], row["model"]): row for row in rows}
+    lines = ["| data, model | fastest public library | ours, fp32 | ours, bf16 | memory above imports |"]
+    lines.append("|---|---|---|---|---|")
+    for (data, model), row in newest.items():
+        library, seconds, memory = row["library"], row["seconds"], row["rss_mb"]
+        theirs = median(seconds[library])
+        cells = [f"{data}, {MODELS[model]}", f"{LIBRARIES[library]} {theirs:.1f} s"]
+        for precision in ("fp32", "bf16"):
+            ours = median(seconds[precision])
+            cells.append(f"{ours:.2f} s, **{theirs / ours:.1f} times as fast**")
+        cells.append(f"{memory[library]:.0f} MB; ours {memory['fp32']:.0f} and {memory['bf16']:.0f} MB")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def reference() -> str:
     """Every key of a configuration, its type, its default and what it does."""
     sections: list[tuple[str, type[BaseModel]]] = [("top level", ExperimentConfig)]
@@ -119,6 +144,10 @@ def _shown(field: FieldInfo) -> str:
     return "none" if field.default is None else f"`{field.default}`"
 
 
+PARTS: dict[str, Callable[[], str]] = {
+    "reference": reference,
+    "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
+}
 TABLE = re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?")
 
 
@@ -133,12 +162,12 @@ def rendered(text: str, results: Path = RESULTS) -> str:
     def made(found: re.Match[str]) -> str:
         name = found["name"]
         table = TABLE.fullmatch(name)
-        part = quality(rows, *filter(None, table.groups())) if table else reference()
+        part = quality(rows, *filter(None, table.groups())) if table else PARTS[name]()
         if found["end"] is None:
             raise SystemExit(f"the part `{name}` has no `<!-- end -->`")
         return f"<!-- {name} -->\n{part}\n<!-- end -->"
 
-    name = rf"(?P<name>reference|{TABLE.pattern})"
+    name = rf"(?P<name>{'|'.join(PARTS)}|{TABLE.pattern})"
     return re.sub(
         rf"<!-- {name} -->\n(?:(?:(?!<!-- ).)*?(?P<end><!-- end -->))?", made, text, flags=re.DOTALL
     )

@@ -12,13 +12,10 @@ seconds of training as our own encoder took. `python -m tests.benchmarks.readme`
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
 
 from data_prep.prepare import prepare
 from recsys.config import load_config
@@ -35,7 +32,7 @@ from tests.benchmarks.measure import (
     settings_hash,
 )
 
-ENCODERS = {"BERT4Rec": "bert4rec"}
+ENCODERS = {"BERT4Rec": "bert4rec", "SASRec": "sasrec"}
 """Label -> `model.name`; the settings are the configuration's own."""
 
 
@@ -70,8 +67,9 @@ def our_jobs(options: argparse.Namespace, board: Board) -> list[Callable[[], Non
     jobs = [partial(measure_floor, label, config, board) for label, config in floors.items()]
     for label in (label for label in labels if label in ENCODERS):
         for seed in range(options.seeds):
-            settings = [f"model.name={ENCODERS[label]}", f"training.seed={seed}"]
-            one = load_config(options.config, [*options.overrides, *settings])
+            one = load_config(options.config, [*options.overrides, f"training.seed={seed}"])
+            if one.model.name != ENCODERS[label]:
+                raise InputError(f"{options.config} trains {one.model.name}, not the {label} of --models")
             jobs.append(partial(measure_encoder, label, one, board, options.work / board.name))
     return list(jobs)
 
@@ -129,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--config", type=Path, required=True, help="one of configs/")
-    add("--models", default="BERT4Rec,floors", help="BERT4Rec, floors (all counting models), none")
+    add("--models", default="BERT4Rec,floors", help="BERT4Rec or SASRec, floors (all counting models), none")
     add("--seeds", type=int, default=3, help="trainings of each of our encoders")
     add("--protocols", default="full", help="full, pop-100, uniform-100")
     add("--seen-items", default="removed", help="repeat rules of full ranking: removed, kept")
