@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -45,12 +46,12 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-@torch.inference_mode()
-@one_thread()
 def encode_histories(
     model: Encoder, histories: Ragged, device: str | torch.device = "cpu"
 ) -> NDArray[np.float32]:
     """(B, D) vectors of B histories of item indices; the newest `max_history` items of each are read.
+
+    On a CPU as many batches are computed at a time as PyTorch has threads.
 
     Args:
         model: an encoder in evaluation mode on `device`.
@@ -58,20 +59,38 @@ def encode_histories(
         device: where the model is.
     """
     recent = histories.last(model.max_history)
-    widths = np.minimum(-(-recent.lengths // WIDTH_STEP) * WIDTH_STEP, model.max_history)
-    vectors: NDArray[np.float32] | None = None
-    for width in np.unique(widths):
+    batches = list(_batches(recent.lengths, model.max_history))
+
+    @torch.inference_mode()  # a setting of the thread that computes
+    def encode(batch: tuple[NDArray[np.int64], int]) -> NDArray[np.float32]:
+        rows, width = batch
+        filled = np.resize(rows, -(-len(rows) // ROW_STEP) * ROW_STEP)  # repeats rows to fill up
+        items_BL = torch.from_numpy(recent.take(filled).padded(width).astype(np.int64))
+        vectors: NDArray[np.float32] = model.encode(items_BL.to(device)).float().cpu().numpy()[: len(rows)]
+        return vectors
+
+    threads = min(torch.get_num_threads(), len(batches)) if torch.device(device).type == "cpu" else 1
+    with one_thread():
+        if threads <= 1:
+            encoded = [encode(batch) for batch in batches]
+        else:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                encoded = list(pool.map(encode, batches))
+    if not encoded:
+        return np.empty((0, 0), np.float32)
+    vectors = np.empty((len(histories), encoded[0].shape[1]), dtype=np.float32)
+    vectors[np.concatenate([rows for rows, _ in batches])] = np.concatenate(encoded)
+    return vectors
+
+
+def _batches(lengths: NDArray[np.int64], longest: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Rows to encode together, and the width they are padded to."""
+    widths = np.minimum(-(-lengths // WIDTH_STEP) * WIDTH_STEP, longest)
+    for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
-        step = max(TOKENS_PER_BATCH // int(width) // ROW_STEP, 1) * ROW_STEP
+        step = max(TOKENS_PER_BATCH // width // ROW_STEP, 1) * ROW_STEP
         for start in range(0, len(members), step):
-            rows = members[start : start + step]
-            filled = np.resize(rows, -(-len(rows) // ROW_STEP) * ROW_STEP)  # repeats rows to fill up
-            items_BL = torch.from_numpy(recent.take(filled).padded(int(width)).astype(np.int64))
-            encoded = model.encode(items_BL.to(device)).float().cpu().numpy()[: len(rows)]
-            if vectors is None:
-                vectors = np.empty((len(histories), encoded.shape[1]), dtype=np.float32)
-            vectors[rows] = encoded
-    return np.empty((0, 0), np.float32) if vectors is None else vectors
+            yield members[start : start + step], width
 
 
 def item_vectors(model: Encoder) -> NDArray[np.float32]:

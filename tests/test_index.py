@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from recsys.errors import InputError
 from recsys.index import _table_and_queries, build_index, load_index, read_index_info
 from recsys.models.protocol import Encoder
 from recsys.registry import _download
-from recsys.search import AnnoyIndex, ExactIndex, augmented, rank
+from recsys.search import AnnoyIndex, ExactIndex, augmented, largest, rank
 from recsys.sequences import Ragged
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
@@ -89,12 +90,25 @@ def test_equal_scores_stand_in_the_order_of_the_items() -> None:
     assert indices.tolist() == [[18, 4001, 1, 2, 3]] * 2
 
 
+@given(st.integers(0, 2**31), st.integers(1, 700), st.integers(1, 40), st.booleans())
+def test_the_largest_scores_are_those_of_topk(seed: int, columns: int, count: int, ties: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn((3, columns), generator=generator)
+    scores = scores.round() if ties else scores
+    scores[0, ::2] = -torch.inf
+    count = min(count, columns)
+    values, found = largest(scores, count)
+    assert torch.equal(values, scores.topk(count).values)
+    assert torch.equal(scores.gather(1, found), values)
+    assert all(len(set(row.tolist())) == count for row in found)
+
+
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     table, queries = (rng.normal(size=(rows, 8)).astype(np.float32) for rows in (300, 50))
     exclude = Ragged.of([[row + 1, row + 2] for row in range(50)])
     whole = ExactIndex(table).search(queries, 7, exclude=exclude)
-    monkeypatch.setattr("recsys.search.SCORES_PER_BLOCK", 900)
+    monkeypatch.setattr("recsys.search.CPU_SCORES_PER_BLOCK", 900)
     monkeypatch.setattr("recsys.search.VALUES_PER_BLOCK", 900)
     parts = ExactIndex(table).search(queries, 7, exclude=exclude)
     assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
