@@ -59,7 +59,7 @@ class Block(nn.Module):
             seen_BQL: (B, 1, Q or 1, L) additive mask: 0 where a column may be seen, else -inf.
             asking_BQD: states of the places that ask; default: all.
         """
-        B, _, D = hidden_BLD.shape
+        D = hidden_BLD.shape[-1]
         if self.pre_norm:
             hidden_BLD = self.attention_norm(hidden_BLD)
         if asking_BQD is None:
@@ -74,7 +74,7 @@ class Block(nn.Module):
             for x in (query_BQD, key_BLD, value_BLD)
         )
         mixed_BHQd = self._mix(query_BHQd, key_BHLd, value_BHLd, seen_BQL)
-        mixed_BQD: torch.Tensor = mixed_BHQd.transpose(1, 2).reshape(B, -1, D)
+        mixed_BQD: torch.Tensor = mixed_BHQd.transpose(1, 2).flatten(2)
         return mixed_BQD
 
     def _mix(
