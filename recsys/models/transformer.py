@@ -215,7 +215,7 @@ class Transformer(nn.Module):
             seen_BLL = seen_BLL.expand(B, 1, L, L).tril() | itself_LL
         seen_BLL = self._additive(seen_BLL, hidden_BLD)
         hidden_BLD, last = self._up_to_last(hidden_BLD, seen_BLL)
-        asking_B1D = hidden_BLD[:, -1:]
+        asking_B1D = hidden_BLD[:, -1:].contiguous()  # of others the kernel, and the last bit, vary
         mixed_B1D = last.attend(hidden_BLD, seen_BLL[:, :, -1:], asking_B1D)
         vectors_BD = self._transform(last.finish(asking_B1D, mixed_B1D))[:, 0]
         return vectors_BD if self.causal else F.pad(vectors_BD, (0, 1), value=1.0)
