@@ -4,7 +4,8 @@ A matrix product rounds differently when its shape is different, and one last bi
 nearly equal score. A history is therefore padded to a width that depends on its own length alone, and rows
 are encoded in multiples of four by one thread: from four rows on, CPU kernels then compute each row in the
 same way whatever their number (measured bit by bit; one to three rows take other kernels, and two threads cut
-a batch at other places). Several requests run side by side instead. On a GPU vectors agree to rounding.
+a batch at other places). Several batches, and under `recsys serve` several requests, run side by side
+instead. On a GPU vectors agree to rounding.
 
 Shapes: `B` sequences, `L` positions, `D` width.
 """

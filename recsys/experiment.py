@@ -24,10 +24,11 @@ from recsys.history import HISTORY_FILE, append_epoch, read_history
 from recsys.index import build_index
 from recsys.models import ANSWERS_SEEN, COUNTING, SCORES_COLD, fit_counting
 from recsys.models.protocol import Model
+from recsys.processes import Processes
 from recsys.report import write_report
 from recsys.sequences import Ragged
 from recsys.tracking import TrackedRun, track_run
-from recsys.training import fit_encoder
+from recsys.training import Fitted, OnEpoch, fit_encoder
 
 STATE_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -71,8 +72,11 @@ def train(
 
     Raises:
         InputError: the data is not prepared, there is nothing to take the epochs from, or what is there to
-            resume was made by another configuration or from other data.
+            resume was made by another configuration or from other data; or torchrun started several
+            processes and this is not the first.
     """
+    if Processes.launched().rank > 0:
+        raise InputError("only the first process of a training keeps its result; the others call `assist`")
     data = PreparedData.load(config.prepared_path)
     check_settings(config, data)
     folder = config.output_path / "final" if final else config.output_path
@@ -83,7 +87,7 @@ def train(
         state.keep(run.run_id)
         say(f"training {name} on {data.path}; run {run.run_id} at {shown_uri(config.tracking.uri)}")
         started_at, started = datetime.now(UTC), time.perf_counter()
-        model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen)
+        model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen, say=say)
         seconds = time.perf_counter() - started
         metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config.model.name)
         bundle = save_bundle(
@@ -116,19 +120,40 @@ def assist(config: ExperimentConfig, *, resume: bool = False, final: bool = Fals
     """
     if config.model.name in COUNTING:
         raise InputError(f"model `{config.model.name}` counts and is not trained; start one process for it")
-    assert isinstance(config.model, EncoderConfig)
     data = PreparedData.load(config.prepared_path)
     check_settings(config, data)
+    folder = config.output_path / "final" if final else config.output_path
     chosen = _chosen_by_validation(config, data) if final else None
-    fit_encoder(
+    _fit_encoder(config, data, folder, resume=resume, chosen=chosen)
+
+
+def _fit_encoder(
+    config: ExperimentConfig,
+    data: PreparedData,
+    folder: Path,
+    *,
+    resume: bool,
+    chosen: Bundle | None,
+    on_epoch: OnEpoch = lambda epoch, metrics: None,
+) -> Fitted:
+    """The encoder, fitted to the training part, or to everything when an earlier run chose the epochs."""
+    assert isinstance(config.model, EncoderConfig)
+    validation = None if chosen else data.targets("valid")
+    if validation is not None and not len(validation.rows):
+        raise InputError(
+            f"{data.path} has no validation target, which early stopping needs; prepare it with a split "
+            "that holds some out"
+        )
+    return fit_encoder(
         config.model,
         config.training,
         training=data.sequences if chosen else data.training(),
         n_items=len(data.vocabulary),
-        validation=None if chosen else data.targets("valid"),
-        checkpoints=(config.output_path / "final" if final else config.output_path) / CHECKPOINTS,
+        validation=validation,
+        checkpoints=folder / CHECKPOINTS,
         resume=resume,
         stop_epoch=chosen.manifest["best_epoch"] if chosen else None,
+        on_epoch=on_epoch,
     )
 
 
@@ -151,36 +176,22 @@ def _fit(
     *,
     resume: bool,
     chosen: Bundle | None,
+    say: Say,
 ) -> tuple[Model, int | None]:
-    """The model, fitted to the training part, or to everything when an earlier run chose the epochs."""
-    training = data.sequences if chosen else data.training()
-    n_items = len(data.vocabulary)
+    """The model and, of an encoder, its best epoch."""
     if config.model.name in COUNTING:
-        times = data.times if chosen else data.training_times()
-        return fit_counting(config.model, training, times, n_items), None
-    assert isinstance(config.model, EncoderConfig)
+        training, times = data.training(), data.training_times()
+        if chosen:
+            training, times = data.sequences, data.times
+        return fit_counting(config.model, training, times, len(data.vocabulary)), None
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         append_epoch(folder, epoch, metrics)
         run.log_epoch(epoch, metrics)
 
-    validation = None if chosen else data.targets("valid")
-    if validation is not None and not len(validation.rows):
-        raise InputError(
-            f"{data.path} has no validation target, which early stopping needs; prepare it with a split "
-            "that holds some out"
-        )
-    fitted = fit_encoder(
-        config.model,
-        config.training,
-        training=training,
-        n_items=n_items,
-        validation=validation,
-        checkpoints=folder / CHECKPOINTS,
-        resume=resume,
-        stop_epoch=chosen.manifest["best_epoch"] if chosen else None,
-        on_epoch=on_epoch,
-    )
+    fitted = _fit_encoder(config, data, folder, resume=resume, chosen=chosen, on_epoch=on_epoch)
+    if fitted.processes > 1:
+        say(f"trained by {fitted.processes} processes")
     return fitted.encoder, fitted.best_epoch
 
 

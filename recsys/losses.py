@@ -134,9 +134,11 @@ def sampled_softmax(
 ) -> torch.Tensor:
     """Mean negative log-likelihood under softmax over the target and n negatives that all places share.
 
-    Every logit is lowered by the log of how often its item is expected among the negatives (Bengio and
-    Senecal 2008; "log-Q"), so that the gradient approaches the full softmax's as n grows. A negative that is
-    a place's own target is left out there.
+    A negative stands for 1 / (n q) items, q the chance that one draw gives it, so its logit is lowered by
+    log(n q) ("log-Q"; Bengio and Senecal, "Adaptive Importance Sampling to Accelerate Training of a Neural
+    Probabilistic Language Model", 2008); the target stands for itself. The sum over the negatives estimates
+    that over all items but the target, so that the loss approaches the full softmax as n grows. A negative
+    that is a place's own target is left out there. All T x n logits are held at once.
 
     Args:
         states_TD: what the encoder says at each place.
@@ -146,8 +148,8 @@ def sampled_softmax(
         negatives_n: int64 item indices, drawn with replacement.
         log_chance_V: log of the chance that one draw gives the item.
     """
-    expected_V = log_chance_V + math.log(len(negatives_n))
-    target_T, negative_Tn = _logits(states_TD, items_VD, bias_V - expected_V, targets_T, negatives_n)
+    target_T, negative_Tn = _logits(states_TD, items_VD, bias_V, targets_T, negatives_n)
+    negative_Tn = negative_Tn - (log_chance_V[negatives_n] + math.log(len(negatives_n)))
     return F.cross_entropy(torch.cat([target_T[:, None], negative_Tn], dim=1), torch.zeros_like(targets_T))
 
 
@@ -160,14 +162,15 @@ def gbce(
     *,
     calibration: float,
 ) -> torch.Tensor:
-    """Mean generalised binary cross-entropy of gSASRec (Petrov and Macdonald, RecSys 2023, equations 9, 13).
+    """Mean generalised binary cross-entropy of gSASRec (Petrov and Macdonald, RecSys 2023, arXiv 2308.07192).
 
-    -(beta log sigmoid(s+) + sum over negatives of log(1 - sigmoid(s-))), with alpha = n / (V - 1) and
-    beta = alpha (t (1 - 1/alpha) + 1/alpha). A negative that is a place's own target is left out there.
+    -(beta log sigmoid(s+) + sum over negatives of log(1 - sigmoid(s-))) / (n + 1), with alpha = n / (V - 1)
+    and beta = alpha (t (1 - 1/alpha) + 1/alpha). What differs: all places of a step share the negatives. One
+    that is a place's own target is left out there. All T x n logits are held at once.
 
     Args:
         states_TD: what the encoder says at each place.
-        items_VD: item embedding, PAD and MASK among its V+2 rows.
+        items_VD: item embedding, PAD and MASK among its V+2 rows; V at least 2.
         bias_V: its biases.
         targets_T: int64 item indices.
         negatives_n: int64 item indices, drawn uniformly.
@@ -176,7 +179,8 @@ def gbce(
     alpha = len(negatives_n) / (len(items_VD) - 3)
     beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
     target_T, negative_Tn = _logits(states_TD, items_VD, bias_V, targets_T, negatives_n)
-    return (beta * F.softplus(-target_T) + F.softplus(negative_Tn).sum(1)).mean()
+    summed_T = beta * F.softplus(-target_T) + F.softplus(negative_Tn).sum(1)
+    return summed_T.mean() / (len(negatives_n) + 1)
 
 
 def _logits(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +53,20 @@ def next_item(sequences: Ragged, config: SASRecConfig, mask: int, rng: np.random
     return Examples(read, np.ones(len(read.values), dtype=np.bool_), answers.values)
 
 
-OBJECTIVES: dict[str, Callable[[Ragged, Any, int, np.random.Generator], Examples]] = {
-    "bert4rec": cloze,
-    "sasrec": next_item,
-}
-"""Model -> (sequences of at least two items, its configuration, index of MASK, draws) -> examples."""
+class Objective(NamedTuple):
+    """A task.
+
+    Attributes:
+        make: (sequences of at least two items, the model's configuration, index of MASK, draws) -> examples.
+        unread: items at the end of a sequence that are only asked for, beyond the positions of the model.
+    """
+
+    make: Callable[[Ragged, Any, int, np.random.Generator], Examples]
+    unread: int
+
+
+OBJECTIVES = {"bert4rec": Objective(cloze, unread=0), "sasrec": Objective(next_item, unread=1)}
+"""Model -> what it is trained to do."""
 
 
 def cloze_mask(

@@ -13,11 +13,13 @@ class Processes:
     Attributes:
         rank: number of this process, from 0; the first records the run and writes the bundle.
         total: processes on all nodes.
+        local_rank: number of this process on its node, which is that of its device.
         per_node: processes on this node.
     """
 
     rank: int
     total: int
+    local_rank: int
     per_node: int
 
     @property
@@ -29,4 +31,9 @@ class Processes:
     def launched(cls) -> Processes:
         """What torchrun started; one process where it did not."""
         total = int(os.environ.get("WORLD_SIZE", 1))
-        return cls(int(os.environ.get("RANK", 0)), total, int(os.environ.get("LOCAL_WORLD_SIZE", total)))
+        return cls(
+            rank=int(os.environ.get("RANK", 0)),
+            total=total,
+            local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+            per_node=int(os.environ.get("LOCAL_WORLD_SIZE", total)),
+        )

@@ -23,6 +23,7 @@ from recsys.metrics import BEYOND, Counts
 from recsys.models.protocol import CountingModel, Encoder, Model
 from recsys.schema import PAD
 from recsys.sequences import Ragged
+from recsys.topk import top_k
 
 Scorer = Callable[[Ragged], NDArray[np.float32]]
 """B histories -> (B, V) scores, compared in float32, whatever they come in; -inf is the lowest of them."""
@@ -32,7 +33,6 @@ CELLS_PER_CHUNK = 1 << 23
 """Scores held at once (32 MiB in float32): what bounds the memory of an evaluation; the fastest measured."""
 ROWS_PER_CHUNK = 1024
 ENCODED_AT_ONCE = 1 << 14
-GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -163,42 +163,6 @@ def rank_all(
             entries = _entries(asked, places)
             above[entries], level[entries] = _counts(scores_BV, best_BK, some)
     return Ranks(above, level, asked.offsets, lists)
-
-
-def top_k(scores_BV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, k) float32 best scores and (B, k) int64 their columns, best first, equal scores by column.
-
-    Args:
-        scores_BV: float32 scores, unchanged.
-        k: at most V.
-
-    Raises:
-        InputError: a score is NaN.
-    """
-    rows, width = scores_BV.shape
-    whole = width // GROUP * GROUP
-    maxima = [scores_BV[:, :whole].view(rows, -1, GROUP).amax(dim=2)] if whole else []
-    if whole < width:
-        maxima.append(scores_BV[:, whole:].amax(dim=1, keepdim=True))
-    maxima_BG = torch.cat(maxima, dim=1)
-    if bool(maxima_BG.isnan().any()):  # a maximum hands a NaN on
-        raise InputError(
-            "the model gave NaN scores; nothing can be ranked: train it again, or mend the scorer"
-        )
-    groups_BK = _best(maxima_BG, torch.arange(maxima_BG.shape[1]).expand_as(maxima_BG), k)
-    columns = (groups_BK[:, :, None] * GROUP + torch.arange(GROUP)).view(rows, -1)
-    outside = columns >= width
-    candidates = scores_BV.gather(1, columns.clamp(max=width - 1))
-    candidates.masked_fill_(outside, -torch.inf)
-    best = _best(candidates, columns, k)
-    return candidates.gather(1, best), columns.gather(1, best)
-
-
-def _best(scores: torch.Tensor, columns: torch.Tensor, k: int) -> torch.Tensor:
-    """(B, <= k) places of the best scores in each row; of equal ones, those with the lower column first."""
-    bits = (scores + 0.0).view(torch.int32).long()  # + 0.0: -0.0 equals 0.0
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # float32 bits as integers of the same order
-    return ((ordered << 32) - columns).topk(min(k, scores.shape[1]), dim=1).indices
 
 
 def _counts(scores_BV: torch.Tensor, best_BK: torch.Tensor, asked: Ragged) -> tuple[Counts, Counts]:

@@ -22,6 +22,7 @@ from annoy import AnnoyIndex as AnnoyForest
 from numpy.typing import NDArray
 
 from recsys.sequences import Ragged
+from recsys.topk import top_k
 
 Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 """(B, k) item indices, best first, padded with 0, and their (B, k) scores, padded with -inf."""
@@ -29,7 +30,7 @@ Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 SPARE = 16  # candidates beyond k, for scores so near that float32 products may swap them
 CPU_SCORES_PER_BLOCK = 2**21  # of the (B, V) product that stand in memory at once: few enough for the caches
 GPU_SCORES_PER_BLOCK = 2**27
-GROUP = 32  # columns whose largest score stands for them in a first selection
+LEAST_QUERIES = 32  # of a block, for each block reads the whole table
 VALUES_PER_BLOCK = 2**22  # of the (B, C, D) candidates that stand in memory at once
 ALLOWED_SHARE = 0.05  # filters that leave less of the catalogue are searched exactly
 
@@ -87,7 +88,7 @@ class ExactIndex:
         """See `ItemIndex.search`."""
         parts = []
         budget = CPU_SCORES_PER_BLOCK if self._table.is_cpu else GPU_SCORES_PER_BLOCK
-        step = max(budget // len(self.table), 1)
+        step = max(budget // len(self.table), LEAST_QUERIES)
         for start in range(0, len(vectors), step):
             rows = np.arange(start, min(start + step, len(vectors)))
             banned = None if exclude is None else exclude.take(rows)
@@ -111,7 +112,7 @@ class ExactIndex:
             scores_BV[places[0].to(device), places[1].to(device)] = -torch.inf
         size = len(self.table)
         fetch = min(k + SPARE, size)
-        values, columns = (top_BC.cpu().numpy() for top_BC in largest(scores_BV, fetch))
+        values, columns = (top_BC.cpu().numpy() for top_BC in top_k(scores_BV, fetch))
         indices, scores = rank(self.table, vectors, np.where(np.isfinite(values), columns + 1, 0), k)
         if fetch < size:
             # Where more than the spare ones are as good as the k-th, up to the product's rounding (the bound
@@ -124,26 +125,6 @@ class ExactIndex:
                 one = slice(row, row + 1)
                 indices[one], scores[one] = rank(self.table, vectors[one], near[None, :], k)
         return indices, scores
-
-
-def largest(scores_BV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, count) largest scores of each row, best first, and their columns; faster than `torch.topk` alone.
-
-    Groups of columns are selected by their largest score first. Whatever is among the `count` largest stands
-    in one of the `count` best groups, or is equalled by as many scores that do.
-    """
-    B, V = scores_BV.shape
-    groups = V // GROUP
-    if groups <= 2 * count:
-        top = scores_BV.topk(count)
-        return top.values, top.indices
-    grouped_BGg = scores_BV[:, : groups * GROUP].view(B, groups, GROUP)
-    best_BC1 = grouped_BGg.amax(2).topk(count).indices[:, :, None]
-    within_g = torch.arange(GROUP, device=scores_BV.device)
-    rest = torch.arange(groups * GROUP, V, device=scores_BV.device)
-    columns = torch.cat([(best_BC1 * GROUP + within_g).flatten(1), rest.expand(B, -1)], dim=1)
-    top = scores_BV.gather(1, columns).topk(count)
-    return top.values, columns.gather(1, top.indices)
 
 
 class AnnoyIndex:

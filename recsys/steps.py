@@ -105,14 +105,19 @@ class Steps:
             config: batch size, negatives and seed.
 
         Raises:
-            InputError: no training sequence has two events.
+            InputError: no training sequence has two events, or gBCE has more negatives than items to draw.
         """
-        causal = model.name == "sasrec"  # reads all but the last item, which is only asked for
-        self.windows = windows(training, model.max_length + causal)
+        self.objective = OBJECTIVES[model.name]
+        self.windows = windows(training, model.max_length + self.objective.unread)
         if not len(self.windows):
             raise InputError(
                 "no training sequence has two events, so there is nothing to predict; prepare longer "
                 "sequences, or train a model that counts (model=popularity)"
+            )
+        if config.loss == "gbce" and config.negatives >= n_items:
+            raise InputError(
+                f"training.negatives is {config.negatives}, but there are {n_items} items; gBCE needs fewer "
+                "negatives than other items: set it lower, or training.loss to full"
             )
         self.negatives = Negatives(training, n_items, config)
         self.model = model
@@ -122,6 +127,19 @@ class Steps:
         self.share: Callable[[], tuple[int, int]] = lambda: (0, 1)
         """Rank of this process and number of processes; each takes every so many-th sequence of a step."""
 
+    def check_shares(self, processes: int) -> None:
+        """Refuse processes that would have nothing to do in a step.
+
+        Raises:
+            InputError: the smallest step has fewer sequences than there are processes.
+        """
+        smallest = len(self.windows) // len(self)
+        if smallest < processes:
+            raise InputError(
+                f"a step of {smallest} sequences cannot be shared by {processes} processes; set "
+                f"training.batch_size to {processes} or more, or start fewer processes"
+            )
+
     def __len__(self) -> int:
         """Steps of an epoch."""
         return number_of_batches(len(self.windows), self.config.batch_size)
@@ -129,13 +147,7 @@ class Steps:
     def __iter__(self) -> Iterator[Step]:
         rank, processes = self.share()
         rng = np.random.default_rng([self.config.seed, self.epoch()])
-        make = OBJECTIVES[self.model.name]
         for chosen in shuffled_batches(len(self.windows), self.config.batch_size, rng):
-            if len(chosen) < processes:
-                raise InputError(
-                    f"a step of {len(chosen)} sequences cannot be shared by {processes} processes; set "
-                    f"training.batch_size to {processes} or more, or start fewer processes"
-                )
-            examples = make(self.windows.take(chosen), self.model, self.mask, rng)
+            examples = self.objective.make(self.windows.take(chosen), self.model, self.mask, rng)
             own = examples.take(np.arange(rank, len(chosen), processes)) if processes > 1 else examples
             yield Step.of(own, self.negatives.draw(rng), int(examples.asked.sum()))

@@ -6,9 +6,7 @@ Shapes: `B` sequences, `R` rows of a step, `L` columns, `T` places that are aske
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from recsys.config import EncoderConfig, TrainingConfig
 from recsys.dataset import Targets
+from recsys.errors import InputError
 from recsys.evaluation import chunks, encoder_input
 from recsys.losses import full_cross_entropy, gbce, sampled_softmax
 from recsys.metrics import hit_rate, ndcg, rank_counts
@@ -30,6 +29,7 @@ from recsys.processes import Processes
 from recsys.progress import epoch_reporter
 from recsys.sequences import Ragged
 from recsys.steps import Step, Steps
+from recsys.torch_settings import cpu_threads, quiet_lightning, seeded
 
 MONITOR = "ndcg@10"
 LAST_CHECKPOINT = "last.ckpt"
@@ -98,20 +98,14 @@ class EncoderTraining(pl.LightningModule):
         bf16 = uses_bf16(self.config.precision, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             states_TD = self.encoder.states(*step[:5])
-        scored = (
-            states_TD[: len(step.targets_T)].float(),
-            self.encoder.item_embedding.weight,
-            self.encoder.output_bias(),
-        )
-        if self.config.loss == "full":
-            loss = full_cross_entropy(*scored, step.targets_T, bf16=bf16)
-        elif self.config.loss == "sampled":
-            loss = sampled_softmax(*scored, step.targets_T, step.negatives_n, self.log_chance)
-        else:
-            loss = gbce(*scored, step.targets_T, step.negatives_n, calibration=self.config.calibration)
+        loss = LOSSES[self.config.loss](self, states_TD[: len(step.targets_T)].float(), step)
         loss = loss * (len(step.targets_T) * self.trainer.world_size / step.asked)
         self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=step.asked)
         return loss
+
+    def outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(V+2, D) item embedding and (V+2,) its biases, which losses score with."""
+        return self.encoder.item_embedding.weight, self.encoder.output_bias()
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums of NDCG, HR and users."""
@@ -121,6 +115,8 @@ class EncoderTraining(pl.LightningModule):
         """NDCG@10 and HR@10 of this process's share of a chunk, items of the history taken out."""
         assert self.validation is not None
         places_B = places_B[self.global_rank :: self.trainer.world_size]
+        if not len(places_B):
+            return
         histories = self.validation.histories.take(places_B)
         vectors_BD = self.encoder.encode(encoder_input(self.encoder, histories, str(self.device)))
         scores_BV = (vectors_BD @ self.encoder.item_table().T).float().cpu().numpy()
@@ -149,6 +145,28 @@ class EncoderTraining(pl.LightningModule):
             optimizer, lambda step: min((step + 1) / warmup, max(steps - step, 0) / max(steps - warmup, 1))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _full(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
+    bf16 = uses_bf16(module.config.precision, module.device)
+    return full_cross_entropy(states_TD, *module.outputs(), step.targets_T, bf16=bf16)
+
+
+def _sampled(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
+    return sampled_softmax(states_TD, *module.outputs(), step.targets_T, step.negatives_n, module.log_chance)
+
+
+def _gbce(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
+    calibration = module.config.calibration
+    return gbce(states_TD, *module.outputs(), step.targets_T, step.negatives_n, calibration=calibration)
+
+
+LOSSES: dict[str, Callable[[EncoderTraining, torch.Tensor, Step], torch.Tensor]] = {
+    "full": _full,
+    "sampled": _sampled,
+    "gbce": _gbce,
+}
+"""`training.loss` -> (module, states at the places asked (T, D), step) -> mean loss."""
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
@@ -188,11 +206,13 @@ class Fitted:
         encoder: with the weights of the best validation (of the last epoch without validation), in eval mode.
         best_epoch: the epoch, from 1, that those weights are of.
         seconds: wall time of training and validation in this process.
+        processes: that Lightning trained with.
     """
 
     encoder: Transformer
     best_epoch: int
     seconds: float
+    processes: int
 
 
 def fit_encoder(
@@ -225,29 +245,43 @@ def fit_encoder(
         on_epoch: called after every epoch (from 1) with its metrics.
 
     Raises:
-        InputError: no training sequence has two events.
+        InputError: no training sequence has two events, or the device or the batch size does not fit the
+            processes.
     """
     steps = Steps(training, n_items, model_config, config)
     last, best = checkpoints / LAST_CHECKPOINT, checkpoints / "best.ckpt"
-    first = Processes.launched().rank == 0
+    processes = Processes.launched()
+    _check_device(config, processes)
+    steps.check_shares(processes.total)
+    first = processes.rank == 0
     if first and not resume:
         last.unlink(missing_ok=True)
         best.unlink(missing_ok=True)
     started = time.perf_counter()
-    with seeded(config.seed), cpu_threads(config.threads), _quiet_lightning():
+    with seeded(config.seed), cpu_threads(config.threads), quiet_lightning():
         encoder = build_encoder(model_config, n_items)
         module = EncoderTraining(encoder, steps, validation, config)
-        with epoch_reporter(stop_epoch or config.epochs) as report:
-            progress = _Progress(report, on_epoch) if first else Callback()
+        with epoch_reporter(stop_epoch or config.epochs) if first else contextlib.nullcontext() as report:
+            progress = _Progress(report, on_epoch) if report else Callback()
             trainer = _trainer(config, checkpoints, validation is not None, stop_epoch, progress)
             goes_on = resume and last.exists()
             if not (goes_on and _ran_out_of_patience(last)):
                 trainer.fit(module, ckpt_path=str(last) if goes_on else None)
     chosen = best if validation is not None else last
-    state = torch.load(chosen, map_location="cpu", weights_only=True)
+    state = torch.load(chosen, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(state["state_dict"])
     seconds = time.perf_counter() - started
-    return Fitted(encoder.cpu().eval(), int(state["epoch"]) + 1, seconds)
+    return Fitted(encoder.cpu().eval(), int(state["epoch"]) + 1, seconds, trainer.world_size)
+
+
+def _check_device(config: TrainingConfig, processes: Processes) -> None:
+    """Refuse a device that is not there; Lightning's own message does not say what to set."""
+    found = torch.cuda.device_count()
+    if config.device == "cuda" and found < processes.per_node:
+        raise InputError(
+            f"training.device is cuda for {processes.per_node} processes on this machine, which has {found} "
+            "CUDA devices that PyTorch can use; set training.device=cpu, or start fewer processes"
+        )
 
 
 def _ran_out_of_patience(last: Path) -> bool:
@@ -263,7 +297,12 @@ def _trainer(
     if validates:
         callbacks += [
             ModelCheckpoint(
-                checkpoints, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False
+                checkpoints,
+                filename="best",
+                monitor=MONITOR,
+                mode="max",
+                save_weights_only=True,
+                enable_version_counter=False,
             ),
             EarlyStopping(MONITOR, patience=config.patience, mode="max"),
         ]
@@ -290,38 +329,3 @@ def _trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-
-
-@contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Hush Lightning about hardware, a folder we mean to reuse and itself; undo its global settings."""
-    logger = logging.getLogger("pytorch_lightning")
-    level, deterministic = logger.level, torch.are_deterministic_algorithms_enabled()
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)
-        torch.use_deterministic_algorithms(deterministic)  # the trainer leaves its own choice behind
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch inside the block and give the caller's random state back after it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Use so many CPU threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

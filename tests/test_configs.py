@@ -79,7 +79,7 @@ def test_the_quickstart_is_the_sample_configuration(tmp_path: Path) -> None:
 def test_data_is_named_by_a_path_that_can_be_overridden() -> None:
     for file in CONFIGS:
         config = load_config(file)
-        assert config.name == file.stem.replace("_", "-")
+        assert file.stem in (config.name, f"{config.name}-{config.model.name}")
         if config.data.format != "sample":
             assert config.data.path.startswith("data/")
 

@@ -21,8 +21,9 @@ from recsys.floors import measure_floors
 from recsys.metrics import METRICS, SET_METRICS, rank_counts, user_metrics
 from recsys.models import fit_counting
 from recsys.protocols import Protocol
-from recsys.ranking import rank_all, top_k
+from recsys.ranking import rank_all
 from recsys.sequences import Ragged
+from recsys.topk import top_k
 from tests.worlds import counting_bundle, experiment, prepared, ring, small_encoder
 
 N_ITEMS = 150

@@ -18,8 +18,9 @@ from recsys.errors import InputError
 from recsys.index import _table_and_queries, build_index, load_index, read_index_info
 from recsys.models.protocol import Encoder
 from recsys.registry import _download
-from recsys.search import AnnoyIndex, ExactIndex, augmented, largest, rank
+from recsys.search import AnnoyIndex, ExactIndex, augmented, rank
 from recsys.sequences import Ragged
+from recsys.topk import top_k
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
 N_ITEMS = 900
@@ -97,7 +98,7 @@ def test_the_largest_scores_are_those_of_topk(seed: int, columns: int, count: in
     scores = scores.round() if ties else scores
     scores[0, ::2] = -torch.inf
     count = min(count, columns)
-    values, found = largest(scores, count)
+    values, found = top_k(scores, count)
     assert torch.equal(values, scores.topk(count).values)
     assert torch.equal(scores.gather(1, found), values)
     assert all(len(set(row.tolist())) == count for row in found)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,31 @@ def test_the_encoder_answers_the_protocol() -> None:
     model = encoder()
     assert isinstance(model, Encoder)
     assert model.max_history == 8
+
+
+@pytest.mark.parametrize("build", [build_bert4rec, build_sasrec])
+def test_attention_written_out_equals_the_fused_kernel(build: Callable[..., Transformer]) -> None:
+    """Training in bfloat16 or with dropout of attention weights computes attention in another way."""
+    torch.manual_seed(0)
+    kind = BERT4RecConfig if build is build_bert4rec else SASRecConfig
+    model = build(kind(dim=16, layers=2, heads=4, max_length=9, dropout=0.0), N_ITEMS)
+    asked = [np.arange(len(row)) % 2 == 0 for row in ROWS]
+    with torch.inference_mode():
+        fused = packed_states(model.train(), ROWS, asked)
+        for block in model.blocks:
+            vars(block)["attention_dropout"] = 1e-6  # too small to drop anything
+        torch.testing.assert_close(packed_states(model, ROWS, asked), fused, rtol=1e-5, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = packed_states(model, ROWS, asked)
+        assert 0 < (rounded - fused).norm() / fused.norm() < 0.02
+
+
+@pytest.mark.parametrize("probability", [0.003, 0.9999])
+def test_dropout_at_the_edges_of_a_byte(probability: float) -> None:
+    torch.manual_seed(0)
+    dropped = dropout(torch.ones(1_000_000), probability)
+    assert (dropped == 0).float().mean().item() == pytest.approx(probability, abs=0.005)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.1)
 
 
 def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:

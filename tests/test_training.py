@@ -6,17 +6,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
-from recsys.config import BERT4RecConfig, TrainingConfig
+from recsys.config import BERT4RecConfig, SASRecConfig, TrainingConfig
 from recsys.dataset import Targets
 from recsys.errors import InputError
 from recsys.evaluation import score_function
 from recsys.history import read_history
 from recsys.sequences import Ragged
+from recsys.steps import Steps
 from recsys.training import Fitted, fit_encoder
 from tests.worlds import ring
 
@@ -24,17 +26,28 @@ N_ITEMS = 30
 MODEL = BERT4RecConfig(dim=16, layers=1, heads=2, max_length=12, dropout=0.1, attention_dropout=0.1)
 
 
-def fit(folder: Path, epochs: int = 4, *, resume: bool = False, seed: int = 0, patience: int = 10) -> Fitted:
+def fit(
+    folder: Path,
+    epochs: int = 4,
+    *,
+    resume: bool = False,
+    seed: int = 0,
+    patience: int = 10,
+    model: BERT4RecConfig | SASRecConfig = MODEL,
+    loss: Literal["full", "sampled", "gbce"] = "full",
+) -> Fitted:
     sequences = ring(N_ITEMS, 200)
     ends = sequences.lengths - 1
     validation = Targets(
         np.arange(len(sequences)), sequences.first(ends), sequences.values[sequences.offsets[1:] - 1]
     )
     return fit_encoder(
-        MODEL,
+        model,
         TrainingConfig(
             epochs=epochs,
             batch_size=16,
+            loss=loss,
+            negatives=12,
             learning_rate=3e-3,
             seed=seed,
             threads=1,
@@ -140,38 +153,91 @@ def test_resuming_a_finished_training_changes_nothing(tmp_path: Path, patience: 
     assert same(fit(tmp_path, epochs=12, patience=patience, resume=True), finished)
 
 
-def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("bert4rec", "full"),
+        ("bert4rec", "sampled"),
+        ("sasrec", "full"),
+        ("sasrec", "sampled"),
+        ("sasrec", "gbce"),
+    ],
+)
+def test_every_loss_teaches_every_model_the_ring(
+    tmp_path: Path, name: str, loss: Literal["full", "sampled", "gbce"]
+) -> None:
+    kind = {"bert4rec": BERT4RecConfig, "sasrec": SASRecConfig}[name]
+    model = kind(dim=16, layers=1, heads=2, max_length=12, dropout=0.0)
+    fitted = fit(tmp_path, epochs=40, patience=40, model=model, loss=loss)
+    sequences = ring(N_ITEMS, 100)
+    histories = sequences.first(sequences.lengths - 1)
+    scores = score_function(fitted.encoder)(histories)
+    scores[histories.rows, histories.values - 1] = -np.inf
+    best = scores.argmax(axis=1) + 1
+    assert (best == sequences.values[sequences.offsets[1:] - 1]).mean() > 0.9
+
+
+def test_more_negatives_than_items_are_refused_for_gbce(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"training.negatives is 1024, but there are 30 items"):
+        fit_encoder(
+            MODEL,
+            TrainingConfig(loss="gbce"),
+            training=ring(N_ITEMS, 20),
+            n_items=N_ITEMS,
+            validation=None,
+            checkpoints=tmp_path,
+        )
+
+
+def test_processes_share_a_step_whole_and_apart() -> None:
+    steps = Steps(ring(N_ITEMS, 33), N_ITEMS, MODEL, TrainingConfig(batch_size=10))
+    whole = list(steps)
+    shares = []
+    for rank in (0, 1, 2):
+        steps.share = lambda rank=rank: (rank, 3)  # type: ignore[misc]
+        shares.append(list(steps))
+    for step, *parts in zip(whole, *shares, strict=True):
+        targets = torch.cat([part.targets_T for part in parts])
+        assert sorted(targets.tolist()) == sorted(step.targets_T.tolist())
+        assert {part.asked for part in parts} == {step.asked} == {len(step.targets_T)}
+    with pytest.raises(InputError, match=r"a step of \d sequences cannot be shared by 10 processes"):
+        steps.check_shares(10)
+
+
+@pytest.mark.parametrize(
+    "settings", [["model=bert4rec"], ["model=sasrec", "training.loss=sampled"]], ids=["cloze", "next item"]
+)
+def test_two_processes_train_as_one_does(tmp_path: Path, settings: list[str]) -> None:
     """The command line under torchrun, over gloo, against one process on the same global batches."""
     sequences = ring(N_ITEMS, 203)  # odd: the shares of a step are unequal
     log = tmp_path / "log.txt"
-    log.write_text(
-        "".join(f"{row + 1} {' '.join(map(str, sequences[row].tolist()))}\n" for row in range(len(sequences)))
-    )
+    rows = (" ".join(map(str, [row + 1, *sequences[row].tolist()])) for row in range(len(sequences)))
+    log.write_text("\n".join(rows))
     config = tmp_path / "ring.yaml"
     config.write_text(
         f"name: ring\ndata: {{path: {log}, format: sequences}}\n"
-        "model: {dim: 16, layers: 1, max_length: 12, dropout: 0.0}\n"
         "training: {epochs: 4, batch_size: 16, learning_rate: 3.0e-3, precision: fp32, device: cpu}\n"
         f"prepared: {tmp_path / 'prepared'}\ntracking: {{uri: 'sqlite:///{tmp_path / 'mlflow.db'}'}}\n"
     )
-    command = ["-m", "recsys", "train", str(config)]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    sizes = ["model.dim=16", "model.layers=1", "model.max_length=12", "model.dropout=0.0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "recsys", "prepare", str(config)], check=True, capture_output=True)
     histories = []
-    for name, start in (("one", []), ("two", launch)):
-        output = tmp_path / name
-        subprocess.run(
-            [sys.executable, "-m", "recsys", "prepare", str(config)], check=True, capture_output=True
-        )
+    for name, start in (
+        ("one", []),
+        ("two", ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]),
+    ):
+        command = [*start, "-m", "recsys", "train", str(config), *settings, *sizes]
         done = subprocess.run(
-            [sys.executable, *start, *command, f"output={output}"],
+            [sys.executable, *command, f"output={tmp_path / name}", "tracking.report=false"],
             env=environment,
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        assert (output / "bundle" / "manifest.json").exists()
-        histories.append(read_history(output))
+        assert (tmp_path / name / "bundle" / "manifest.json").exists()
+        assert ("2 processes" in done.stdout) == (name == "two")
+        histories.append(read_history(tmp_path / name))
     one, two = histories
     assert len(one) == len(two) == 4
     for alone, shared in zip(one, two, strict=True):

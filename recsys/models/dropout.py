@@ -19,12 +19,12 @@ def dropout(values: torch.Tensor, probability: float) -> torch.Tensor:
         values: any shape.
         probability: of a zero, in [0, 1).
     """
-    dropped = round(256 * probability)
+    dropped = min(round(256 * probability), 255)
     if values.device.type != "cpu":
         return F.dropout(values, probability)
     if not dropped:
         return values
     words = torch.empty(-(-values.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     bytes_ = words.view(torch.uint8)[: values.numel()].view(values.shape)
-    scale = 256 / (256 - min(dropped, 255))
+    scale = 256 / (256 - dropped)
     return values * (bytes_ >= dropped).to(values.dtype).mul_(scale)

@@ -59,7 +59,7 @@ class Block(nn.Module):
             seen_BQL: (B, 1, Q or 1, L) additive mask: 0 where a column may be seen, else -inf.
             asking_BQD: states of the places that ask; default: all.
         """
-        B, _, D = hidden_BLD.shape
+        D = hidden_BLD.shape[-1]
         if self.pre_norm:
             hidden_BLD = self.attention_norm(hidden_BLD)
         if asking_BQD is None:
@@ -74,7 +74,7 @@ class Block(nn.Module):
             for x in (query_BQD, key_BLD, value_BLD)
         )
         mixed_BHQd = self._mix(query_BHQd, key_BHLd, value_BHLd, seen_BQL)
-        mixed_BQD: torch.Tensor = mixed_BHQd.transpose(1, 2).reshape(B, -1, D)
+        mixed_BQD: torch.Tensor = mixed_BHQd.transpose(1, 2).flatten(2)
         return mixed_BQD
 
     def _mix(
@@ -215,7 +215,7 @@ class Transformer(nn.Module):
             seen_BLL = seen_BLL.expand(B, 1, L, L).tril() | itself_LL
         seen_BLL = self._additive(seen_BLL, hidden_BLD)
         hidden_BLD, last = self._up_to_last(hidden_BLD, seen_BLL)
-        asking_B1D = hidden_BLD[:, -1:]
+        asking_B1D = hidden_BLD[:, -1:].contiguous()  # of others the kernel, and the last bit, vary
         mixed_B1D = last.attend(hidden_BLD, seen_BLL[:, :, -1:], asking_B1D)
         vectors_BD = self._transform(last.finish(asking_B1D, mixed_B1D))[:, 0]
         return vectors_BD if self.causal else F.pad(vectors_BD, (0, 1), value=1.0)

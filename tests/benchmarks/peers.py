@@ -156,7 +156,9 @@ def run_script(command: list[str], bench_dir: Path, errors: Path) -> str:
     for name in ("PYTHONPATH", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # ours; theirs wait as PyTorch does
         environment.pop(name, None)
     with errors.open("w") as complained:
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=complained, text=True)
+        done = subprocess.run(
+            command, env=environment, cwd=bench_dir, stdout=subprocess.PIPE, stderr=complained, text=True
+        )
     if done.returncode:
         last = (errors.read_text().strip() or "no message").splitlines()[-1]
         raise InputError(f"{command[2]} failed with exit code {done.returncode}: {last}; see {errors}")
