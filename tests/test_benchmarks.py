@@ -258,6 +258,16 @@ def test_a_library_is_trained_once_and_scored_alike_three_ways(
     main([*world, "--seconds", "2", "--protocols", "full,pop-100,uniform-100"])
     assert [found["protocol"] for found in results.read(tmp_path / "results.jsonl")][2:] == ["uniform-100"]
     assert (tmp_path / "bench-out/runs.txt").read_text() == "lastfm bert4rec 2 --seed 0 --patience 1000\n"
+    script = tmp_path / "bench/run_replay.py"
+    script.write_text(
+        LIBRARY + "# embedding_dim=64 block_count=2, head_count=2, hidden_size=64 dropout_rate=0.2"
+    )
+    main([*world, "--seconds", "2", "--peers", "replay/bert4rec/documented"])
+    assert results.read(tmp_path / "results.jsonl")[-1]["settings"].startswith("documented size, 2 s")
+    script.write_text(LIBRARY)
+    with pytest.raises(SystemExit):
+        main([*world, "--seconds", "3", "--peers", "replay/bert4rec/documented"])
+    assert "the script does not say `embedding_dim=64`" in capsys.readouterr().err
 
 
 def test_a_library_that_fails_or_is_not_there_is_named(

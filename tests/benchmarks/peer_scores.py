@@ -2,18 +2,18 @@
 
 Runs in that library's environment, not in ours: `peers.py` starts it as
 
-    BENCH_DIR/replay/bin/python peer_scores.py SCRIPT OUT.npy ml-100k bert4rec 340 --seed 0
+    BENCH_DIR/replay/bin/python peer_scores.py matched SCRIPT OUT.npy ml-100k bert4rec 340 --seed 0
 
 SCRIPT is the library's benchmark script (`run_rectools.py`, `run_replay.py` or `run_recbole.py`), the rest
-its arguments. The script is run as it stands: it trains, measures and prints its own rows; what it leaves
-behind (model, histories, loaders) is then asked for its scores of the test histories.
+its arguments. The script is run as it stands (`matched`), or with the library's own sizes (`documented`): it
+trains, measures and prints its own rows; what it leaves behind (model, histories, loaders) is then asked for
+its scores of the test histories.
 
 Shapes: `U` users, `V` items, both in the order of the script's data; `B` users of a block.
 """
 
 from __future__ import annotations
 
-import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,12 +77,52 @@ LIBRARIES: dict[str, Callable[[Space], Blocks]] = {
 """Script -> how the model that it leaves is asked for scores."""
 
 
+DOCUMENTED = {
+    ("run_replay", "bert4rec"): [
+        ("embedding_dim=64", "embedding_dim=256"),
+        ("block_count=2, head_count=2, hidden_size=64", "block_count=2, head_count=4, hidden_size=256"),
+        ("dropout_rate=0.2", "dropout_rate=0.1"),
+    ],
+    ("run_replay", "sasrec"): [
+        ("embedding_dim=64", "embedding_dim=192"),
+        ("num_heads=2", "num_heads=4"),
+        ("dropout=0.2", "dropout=0.3"),
+    ],
+    ("run_rectools", "bert4rec"): [("n_heads=2, n_factors=64", "n_heads=4, n_factors=256")],
+    ("run_rectools", "sasrec"): [("n_heads=2, n_factors=64", "n_heads=4, n_factors=256")],
+    ("run_recbole", "bert4rec"): [("dropout_prob=0.2", "dropout_prob=0.5")],
+    ("run_recbole", "sasrec"): [("dropout_prob=0.2", "dropout_prob=0.5")],
+}
+"""(Script, model) -> what to write instead, for the library's own defaults of width, heads and dropout.
+
+They are the defaults of the signatures that the libraries document (RePlay 0.22.0, RecTools 0.19.0, RecBole
+1.2.1). Length, batch size and learning rate stay, for they belong to the data.
+"""
+
+
+def resized(source: str, changes: list[tuple[str, str]]) -> str:
+    """The script with other sizes.
+
+    Raises:
+        SystemExit: it does not say what is to be changed.
+    """
+    for old, new in changes:
+        if old not in source:
+            raise SystemExit(f"the script does not say `{old}`, which is to become `{new}`")
+        source = source.replace(old, new)
+    return source
+
+
 def main() -> None:
     """Run the script, then write the (U, V) float32 matrix, block by block."""
-    script, out = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
-    sys.argv = [str(script), *sys.argv[3:]]
+    sizes, script, out = sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3])
+    sys.argv = [str(script), *sys.argv[4:]]
     sys.path[0] = str(script.parent)
-    space = runpy.run_path(str(script), run_name="__main__")
+    source = script.read_text()
+    if sizes == "documented":
+        source = resized(source, DOCUMENTED[script.stem, sys.argv[2]])
+    space: Space = {"__name__": "__main__", "__file__": str(script)}
+    exec(compile(source, str(script), "exec"), space)
     scores_UV = np.lib.format.open_memmap(
         out, mode="w+", dtype=np.float32, shape=(space["U"], space["n_items"])
     )

@@ -31,6 +31,7 @@ from tests.benchmarks.results import Row, new_row
 LIBRARIES = {"rectools": "RecTools", "replay": "RePlay", "recbole": "RecBole"}
 """Name on the command line and of the environment -> name in the tables."""
 MODELS = {"bert4rec": "BERT4Rec", "sasrec": "SASRec"}
+SIZES = ("matched", "documented")
 DATA = {"ml-100k": "ml-100k", "amazon-beauty-5core": "beauty", "lastfm": "lastfm"}
 """Our name of a data set -> the scripts'."""
 LIST_LENGTH = 100
@@ -45,19 +46,21 @@ class Peer:
     Attributes:
         library: a key of `LIBRARIES`.
         model: a key of `MODELS`.
+        sizes: matched (2 layers, 2 heads, width 64) or documented (the library's own defaults).
         seconds: training time; the script ends the epoch in which it runs out.
         seed: of the training.
     """
 
     library: str
     model: str
+    sizes: str
     seconds: int
     seed: int
 
     @property
     def settings(self) -> str:
-        """What was asked of the script; size, batch and learning rate stand in it."""
-        return f"matched size, {self.seconds} s, best epoch by validation"
+        """What was asked of the script; batch and learning rate stand in it."""
+        return f"{self.sizes} size, {self.seconds} s, best epoch by validation"
 
 
 @dataclass(frozen=True)
@@ -86,19 +89,21 @@ class Order:
 
 
 def parse_peers(text: str, seconds: int, seeds: int) -> list[Peer]:
-    """The trainings that `replay,rectools/sasrec` asks for; the model is bert4rec where none is named.
+    """The trainings that `replay,rectools/sasrec/documented` asks for; bert4rec, matched where not named.
 
     Raises:
-        InputError: a library or model is unknown.
+        InputError: a library, model or size is unknown.
     """
     peers = []
     for name in filter(None, text.split(",")):
-        library, _, model = name.strip().partition("/")
-        model = model or "bert4rec"
-        for word, known in ((library, LIBRARIES), (model, MODELS)):
+        library, model, sizes, *rest = [*name.strip().split("/"), "", ""]
+        if len(rest) > 2:
+            raise InputError(f"`{name}` in --peers {text} has too many parts; expected LIBRARY/MODEL/SIZES")
+        model, sizes = model or "bert4rec", sizes or "matched"
+        for word, known in ((library, LIBRARIES), (model, MODELS), (sizes, SIZES)):
             if word not in known:
                 raise InputError(f"`{word}` in --peers {text} is unknown; known: {', '.join(known)}")
-        peers += [Peer(library, model, seconds, seed) for seed in range(seeds)]
+        peers += [Peer(library, model, sizes, seconds, seed) for seed in range(seeds)]
     return peers
 
 
@@ -115,7 +120,8 @@ def train_peer(peer: Peer, data: str, bench: Path, bench_dir: Path, work: Path) 
     Raises:
         InputError: the environment or its data is missing, or the script fails.
     """
-    folder = work / f"{peer.library}-{peer.model}-{peer.seconds}s-seed{peer.seed}"
+    sizes = "" if peer.sizes == "matched" else f"-{peer.sizes}"
+    folder = work / f"{peer.library}-{peer.model}{sizes}-{peer.seconds}s-seed{peer.seed}"
     scores, lists, output = folder / "scores.npy", folder / "lists.npy", folder / "output.txt"
     if not scores.exists():
         python = bench_dir.absolute() / peer.library / "bin/python"
@@ -129,7 +135,8 @@ def train_peer(peer: Peer, data: str, bench: Path, bench_dir: Path, work: Path) 
         draft = folder / "draft.npy"
         adapter = Path(__file__).with_name("peer_scores.py")
         asked = [DATA[data], peer.model, str(peer.seconds), "--seed", str(peer.seed), *ALL_SECONDS]
-        _run([str(python), str(adapter), str(script), str(draft.absolute()), *asked], bench_dir, output)
+        command = [str(python), str(adapter), peer.sizes, str(script), str(draft.absolute()), *asked]
+        _run(command, bench_dir, output)
         shutil.copyfile(bench_dir / "topk" / f"{peer.library}_{peer.model}_{DATA[data]}.npy", lists)
         draft.rename(scores)
     said = [json.loads(line[4:]) for line in output.read_text().splitlines() if line.startswith("ROW {")]
@@ -161,7 +168,8 @@ def run_script(command: list[str], bench_dir: Path, errors: Path) -> str:
         )
     if done.returncode:
         last = (errors.read_text().strip() or "no message").splitlines()[-1]
-        raise InputError(f"{command[2]} failed with exit code {done.returncode}: {last}; see {errors}")
+        script = next(word for word in command if Path(word).name.startswith("run_"))
+        raise InputError(f"{script} failed with exit code {done.returncode}: {last}; see {errors}")
     return done.stdout
 
 

@@ -58,6 +58,8 @@ def quality(rows: list[Row], data: str, protocol: str = "full", seen_items: str 
 def _title(row: Row) -> str:
     """Ours by its name, others with their library's; figures that we did not measure say so."""
     model = row["model"] if row["library"] == OURS else f"{row['library']} {row['model']}"
+    if str(row["settings"]).startswith("documented"):
+        model += ", the library's own size"
     return model if row["digest"] else f"{model} (measured apart)"
 
 

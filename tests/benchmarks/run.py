@@ -134,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--peers",
         default="",
-        help="public libraries: replay, rectools, recbole; replay/sasrec for that model",
+        help="public libraries: replay, rectools, recbole; replay/sasrec for that model, "
+        "replay/sasrec/documented with the library's own sizes",
     )
     add("--peer-seeds", type=int, default=1, help="trainings of each library's model")
     add("--seconds", type=int, help="of a library's training; default: our own encoder's mean")
