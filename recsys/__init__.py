@@ -13,11 +13,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Threads of PyTorch that wait for each other spin for some tens of microseconds and then sleep. Spinning
+# Threads of PyTorch that wait for each other spin for a few microseconds and then sleep. Spinning
 # without end made a training epoch five times slower on a machine that also did something else; sleeping at
-# once, a third slower on one that did not. It counts only before PyTorch is imported.
+# once, a quarter slower on one that did not. It counts only before PyTorch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from recsys.dataset import PreparedData
