@@ -77,10 +77,7 @@ def train(
     """
     if Processes.launched().rank > 0:
         raise InputError("only the first process of a training keeps its result; the others call `assist`")
-    data = PreparedData.load(config.prepared_path)
-    check_settings(config, data)
-    folder = config.output_path / "final" if final else config.output_path
-    chosen = _chosen_by_validation(config, data) if final else None
+    data, folder, chosen = _opened(config, final=final)
     state = _State.open(folder, config, data, resume=resume)
     name = f"{config.model.name} (final)" if final else config.model.name
     with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
@@ -120,11 +117,17 @@ def assist(config: ExperimentConfig, *, resume: bool = False, final: bool = Fals
     """
     if config.model.name in COUNTING:
         raise InputError(f"model `{config.model.name}` counts and is not trained; start one process for it")
+    data, folder, chosen = _opened(config, final=final)
+    _fit_encoder(config, data, folder, resume=resume, chosen=chosen)
+
+
+def _opened(config: ExperimentConfig, *, final: bool) -> tuple[PreparedData, Path, Bundle | None]:
+    """The data, the folder of the run, and for a final run the bundle whose validation chose its epochs."""
     data = PreparedData.load(config.prepared_path)
     check_settings(config, data)
-    folder = config.output_path / "final" if final else config.output_path
-    chosen = _chosen_by_validation(config, data) if final else None
-    _fit_encoder(config, data, folder, resume=resume, chosen=chosen)
+    if not final:
+        return data, config.output_path, None
+    return data, config.output_path / "final", _chosen_by_validation(config, data)
 
 
 def _fit_encoder(

@@ -84,6 +84,10 @@ class EncoderTraining(pl.LightningModule):
             return ValidationChunks([])
         return ValidationChunks(list(chunks(self.validation, self.encoder.n_items)))
 
+    def on_fit_start(self) -> None:
+        """Settle the precision, now that the device is known."""
+        self.bf16 = uses_bf16(self.config.precision, self.device)
+
     def on_train_epoch_start(self) -> None:
         """Tie dropout to the epoch's number, for the same reason as the steps; processes drop differently."""
         sequence = np.random.SeedSequence([self.config.seed, self.current_epoch, self.global_rank])
@@ -95,8 +99,7 @@ class EncoderTraining(pl.LightningModule):
         Processes hold unequal numbers of places, and their gradients are averaged: each loss is weighted so
         that the average is that of the whole step.
         """
-        bf16 = uses_bf16(self.config.precision, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             states_TD = self.encoder.states(*step[:5])
         loss = LOSSES[self.config.loss](self, states_TD[: len(step.targets_T)].float(), step)
         loss = loss * (len(step.targets_T) * self.trainer.world_size / step.asked)
@@ -148,8 +151,7 @@ class EncoderTraining(pl.LightningModule):
 
 
 def _full(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
-    bf16 = uses_bf16(module.config.precision, module.device)
-    return full_cross_entropy(states_TD, *module.outputs(), step.targets_T, bf16=bf16)
+    return full_cross_entropy(states_TD, *module.outputs(), step.targets_T, bf16=module.bf16)
 
 
 def _sampled(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
@@ -263,7 +265,7 @@ def fit_encoder(
         module = EncoderTraining(encoder, steps, validation, config)
         with epoch_reporter(stop_epoch or config.epochs) if first else contextlib.nullcontext() as report:
             progress = _Progress(report, on_epoch) if report else Callback()
-            trainer = _trainer(config, checkpoints, validation is not None, stop_epoch, progress)
+            trainer = _trainer(config, checkpoints, processes, validation is not None, stop_epoch, progress)
             goes_on = resume and last.exists()
             if not (goes_on and _ran_out_of_patience(last)):
                 trainer.fit(module, ckpt_path=str(last) if goes_on else None)
@@ -286,12 +288,17 @@ def _check_device(config: TrainingConfig, processes: Processes) -> None:
 
 def _ran_out_of_patience(last: Path) -> bool:
     """Whether early stopping had ended the training; Lightning alone would go on until it stops again."""
-    states = torch.load(last, map_location="cpu", weights_only=True)["callbacks"].values()
+    states = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["callbacks"].values()
     return any(state.get("stopped_epoch") for state in states)
 
 
 def _trainer(
-    config: TrainingConfig, checkpoints: Path, validates: bool, stop_epoch: int | None, progress: Callback
+    config: TrainingConfig,
+    checkpoints: Path,
+    processes: Processes,
+    validates: bool,
+    stop_epoch: int | None,
+    progress: Callback,
 ) -> pl.Trainer:
     callbacks: list[Callback] = [progress]
     if validates:
@@ -306,7 +313,6 @@ def _trainer(
             ),
             EarlyStopping(MONITOR, patience=config.patience, mode="max"),
         ]
-    processes = Processes.launched()
     # Last in the list: its checkpoint holds what the other callbacks decided in the same epoch.
     callbacks.append(
         ModelCheckpoint(
