@@ -1,0 +1,67 @@
+"""The typed, frozen configuration of an experiment; unknown keys and wrong types are refused by name."""
+
+from recsys.config.base import Config
+from recsys.config.data import (
+    CleanConfig,
+    Columns,
+    DataConfig,
+    GlobalTime,
+    ItemColumns,
+    LeaveOneOut,
+    SplitConfig,
+    UserHoldout,
+)
+from recsys.config.experiment import (
+    ExperimentConfig,
+    IndexConfig,
+    TrackingConfig,
+    build_config,
+    default_tracking_uri,
+    load_config,
+    sections_of,
+    setting_differences,
+    shown_uri,
+)
+from recsys.config.models import (
+    BERT4RecConfig,
+    EncoderConfig,
+    ItemKNNConfig,
+    MarkovConfig,
+    ModelConfig,
+    PopularityConfig,
+    RecentPopularityConfig,
+    ReplayConfig,
+    SASRecConfig,
+)
+from recsys.config.training import TrainingConfig
+
+__all__ = [
+    "BERT4RecConfig",
+    "CleanConfig",
+    "Columns",
+    "Config",
+    "DataConfig",
+    "EncoderConfig",
+    "ExperimentConfig",
+    "GlobalTime",
+    "IndexConfig",
+    "ItemColumns",
+    "ItemKNNConfig",
+    "LeaveOneOut",
+    "MarkovConfig",
+    "ModelConfig",
+    "PopularityConfig",
+    "RecentPopularityConfig",
+    "ReplayConfig",
+    "SASRecConfig",
+    "SplitConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "UserHoldout",
+    "build_config",
+    "default_tracking_uri",
+    "load_config",
+    "sections_of",
+    "setting_differences",
+    "shown_uri",
+]

@@ -1,0 +1,112 @@
+"""Sections about the log: where it is, how it is cleaned, how it is split."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from recsys.config.base import Config
+
+
+def _iso(value: object) -> object:
+    """YAML reads an unquoted 2024-01-31 as a date; the configuration keeps it as text."""
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+Moment = Annotated[str, BeforeValidator(_iso)]
+
+
+class Columns(Config):
+    """Which column of the log is what. Sequence files need none of it."""
+
+    sequence: str | None = Field(
+        None, description="user, playlist or session id; default `sequence`, in atomic files `user_id`"
+    )
+    item: str | None = Field(None, description="item id; default `item`, in atomic files `item_id`")
+    time: str | None = Field(
+        None,
+        description="time of the event; default none (the log's own order counts), in atomic files "
+        "`timestamp` where there is one",
+    )
+    rating: str | None = Field(
+        None, description="rating, used by `clean.min_rating` alone; default none, in atomic files `rating`"
+    )
+
+
+class ItemColumns(Config):
+    """Which column of the item table is what."""
+
+    id: str | None = Field(None, description="item id, as in the log; default: the log's name of it")
+    title: str | None = Field(None, description="what a person reads; stored as `title`")
+    attributes: tuple[str, ...] | None = Field(
+        None, strict=False, description="columns to keep besides (brand, genre, year, text); default: all"
+    )
+
+
+class DataConfig(Config):
+    """Where the log is and how to read it."""
+
+    path: str = Field("", description="the log: a file, a glob, or a folder that `events` and `items` are in")
+    format: Literal["csv", "tsv", "parquet", "jsonl", "atomic", "sequences", "pairs", "sample"] = Field(
+        "csv",
+        description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
+        "sequences (`user item item ...`), pairs (`user item`), sample (built in)",
+    )
+    events: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="file or glob inside the folder `path`, or a list of them"
+    )
+    items: str | None = Field(None, description="item table inside the folder `path`, or a path of its own")
+    items_format: Literal["csv", "tsv", "parquet", "jsonl", "atomic"] | None = Field(
+        None, description="format of the item table; default: that of the log"
+    )
+    columns: Columns = Columns()
+    item_columns: ItemColumns = ItemColumns()
+    time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="unit of times that are numbers")
+    time_format: str | None = Field(
+        None, description="strftime format of times that are text; default ISO 8601"
+    )
+
+
+class CleanConfig(Config):
+    """What to drop before splitting, in this order; every step reports what it removed."""
+
+    min_rating: float | None = Field(None, strict=False, description="keep events rated at least this")
+    start: Moment | None = Field(None, description="keep events from this ISO date on (UTC)")
+    end: Moment | None = Field(None, description="keep events before this ISO date (UTC)")
+    duplicates: Literal["keep", "drop"] = Field(
+        "drop", description="same sequence, item and time; a log without time has none"
+    )
+    repeats: Literal["keep", "first", "consecutive"] = Field(
+        "keep", description="an item again in one sequence: keep, keep the first only, drop direct repeats"
+    )
+    min_sequence_length: int = Field(1, ge=1, description="k-core: events a sequence needs")
+    min_item_count: int = Field(1, ge=1, description="k-core: events an item needs")
+    max_sequence_length: int | None = Field(None, ge=2, description="keep the last so many events of each")
+
+
+class LeaveOneOut(Config):
+    """The last event of each sequence is the test target, the one before it the validation target."""
+
+    kind: Literal["leave_one_out"] = "leave_one_out"
+
+
+class GlobalTime(Config):
+    """Two cuts in time: nothing at or after the validation cut reaches training."""
+
+    kind: Literal["global_time"] = "global_time"
+    valid_from: Moment | float = Field(0.8, description="ISO date (UTC), or the fraction of events before it")
+    test_from: Moment | float = Field(0.9, description="ISO date (UTC), or the fraction of events before it")
+
+
+class UserHoldout(Config):
+    """Whole sequences are held out of training; their last event is the target."""
+
+    kind: Literal["user_holdout"] = "user_holdout"
+    valid: float = Field(0.1, gt=0, lt=1, description="fraction of sequences held out for validation")
+    test: float = Field(0.1, gt=0, lt=1, description="fraction of sequences held out for test")
+    seed: int = Field(0, description="seed of the draw")
+
+
+SplitConfig = Annotated[LeaveOneOut | GlobalTime | UserHoldout, Field(discriminator="kind")]

@@ -1,0 +1,83 @@
+"""Sections about the model, one for each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from recsys.config.base import Config
+
+
+class TransformerConfig(Config):
+    """Sizes that every transformer has."""
+
+    dim: int = Field(64, ge=2, description="width D of items and hidden states")
+    layers: int = Field(2, ge=1, description="transformer blocks")
+    heads: int = Field(2, ge=1, description="attention heads; must divide `dim`")
+    max_length: int = Field(50, ge=2, description="positions N; BERT4Rec's appended [mask] takes one")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of embeddings and residual branches")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+class BERT4RecConfig(TransformerConfig):
+    """The cloze-trained bidirectional encoder (Sun et al. 2019)."""
+
+    name: Literal["bert4rec"] = "bert4rec"
+    mask_prob: float = Field(0.2, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
+    last_item_prob: float = Field(
+        0.1, ge=0, le=1, description="share of training samples that mask only the last item"
+    )
+
+
+class SASRecConfig(TransformerConfig):
+    """The causal encoder, trained to name the item after each (Kang and McAuley 2018)."""
+
+    name: Literal["sasrec"] = "sasrec"
+
+
+class PopularityConfig(Config):
+    """Items by their number of training events."""
+
+    name: Literal["popularity"] = "popularity"
+
+
+class RecentPopularityConfig(Config):
+    """Items by their number of training events in the last days of training."""
+
+    name: Literal["recent_popularity"] = "recent_popularity"
+    days: float = Field(7.0, gt=0, strict=False, description="length of the window")
+
+
+class MarkovConfig(Config):
+    """Markov chain on the last items, backing off to shorter contexts and then to popularity."""
+
+    name: Literal["markov"] = "markov"
+    order: int = Field(1, ge=1, le=3, description="items of the longest context")
+    backoff: float = Field(0.4, gt=0, le=1, strict=False, description="factor of a step to a shorter context")
+
+
+class ItemKNNConfig(Config):
+    """Cosine of item co-occurrence, with the last item, the whole history, or the history weighted by age."""
+
+    name: Literal["item_knn"] = "item_knn"
+    history: Literal["last", "all", "recent"] = Field("last", description="who votes; recent: newest most")
+    half_life: float = Field(3.0, gt=0, strict=False, description="recent: events until a vote is halved")
+    neighbours: int = Field(1000, ge=1, description="nearest items kept for each item, 8 bytes each")
+
+
+class ReplayConfig(Config):
+    """The items of the history again, newest first, then popularity; for data with repeats."""
+
+    name: Literal["replay"] = "replay"
+
+
+Counting = PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig | ReplayConfig
+EncoderConfig = BERT4RecConfig | SASRecConfig
+ModelConfig = Annotated[EncoderConfig | Counting, Field(discriminator="name")]
