@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from data_prep import mpd
 from data_prep.ids import plain_integers, text_ids, typed_ids
 from data_prep.logs import find_files, item_column, require_column
 from data_prep.readers import TEXT_FORMATS, read_columns
@@ -38,7 +39,7 @@ def items_file(data: DataConfig) -> Path | None:
     found = sorted(path.glob("*.item")) if data.format == "atomic" and path.is_dir() else []
     if len(found) == 1:
         return found[0]
-    if data.item_columns.title or data.item_columns.attributes:
+    if data.format != "mpd" and (data.item_columns.title or data.item_columns.attributes):
         raise InputError(
             "data.item_columns names a title or attributes, but there is no item table: "
             "set data.items to its file"
@@ -57,6 +58,23 @@ def read_items(data: DataConfig, file: Path) -> pl.DataFrame:
         raise InputError(f"a log in format {kind} does not tell how to read {file}; set data.items_format")
     table = read_columns(file, kind, functools.partial(choose_item_columns, data, where=str(file)))
     return settle_items(table, str(file), is_text=kind in TEXT_FORMATS)
+
+
+def log_items(data: DataConfig, files: Sequence[Path]) -> pl.DataFrame | None:
+    """The item table that stands in the log's own files, for formats that are so, else None.
+
+    Raises:
+        InputError: a configured column is missing.
+    """
+    if data.format != "mpd":
+        return None
+    table = mpd.mpd_items(list(files))
+    names = data.item_columns.model_copy(update={"title": data.item_columns.title or mpd.TITLE})
+    where = str(files[0])
+    chosen = choose_item_columns(data.model_copy(update={"item_columns": names}), table.columns, where)
+    return settle_items(
+        table.select(pl.col(column).alias(name) for name, column in chosen.items()), where, False
+    )
 
 
 def choose_item_columns(data: DataConfig, found: Sequence[str], where: str) -> dict[str, str]:

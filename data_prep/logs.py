@@ -17,6 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from data_prep.ids import mixed_type, odd_one_out, text_ids, typed_ids
+from data_prep.mpd import PLAYLIST, SLICES, TRACK
 from data_prep.readers import TEXT_FORMATS, read_columns
 from data_prep.times import parse_times
 from recsys import schema
@@ -25,6 +26,7 @@ from recsys.errors import InputError
 
 FORMAT_COLUMNS = {
     "atomic": Columns(sequence="user_id", item="item_id", time="timestamp", rating="rating"),
+    "mpd": Columns(sequence=PLAYLIST, item=TRACK, time=None, rating=None),
 }
 """The columns of formats that name their own; a configured name goes first, and must then exist."""
 
@@ -102,6 +104,8 @@ def event_files(data: DataConfig) -> list[Path]:
     found = sorted(path.glob("*.inter")) if data.format == "atomic" else []
     if len(found) == 1:
         return found
+    if data.format == "mpd" and (slices := sorted(path.glob(SLICES))):
+        return slices
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
     raise InputError(f"{path} is a folder: set data.events to the log's file in it; it has: {names}")
 

@@ -18,7 +18,7 @@ from data_prep.cleaning import Frame, Removal, clean, in_memory, is_timed, posit
 from data_prep.digest import files_digest, tables_digest
 from data_prep.folder import KIND, existing_manifest, is_intact, stated_input, write_folder
 from data_prep.frames import frame_items, frame_log
-from data_prep.items import TITLE, items_file, read_items
+from data_prep.items import TITLE, items_file, log_items, read_items
 from data_prep.leakage import check_leakage
 from data_prep.logs import Log, event_files, read_log
 from data_prep.splits import Cuts, global_cuts, split_marks, training_counts
@@ -98,7 +98,7 @@ def prepare(config: ExperimentConfig) -> PrepareReport:
         if report:
             return report
         log = read_log(data, with_rating=config.clean.min_rating is not None)
-        items = read_items(data, table) if table else None
+        items = read_items(data, table) if table else log_items(data, files)
     return _prepare(config, _Input(log, items, digest))
 
 
@@ -153,12 +153,15 @@ def _sample_data(folder: Path, data: DataConfig) -> DataConfig:
     if not (folder / "plays.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_sample(folder)
+    columns = Columns(sequence="user", item="item", time="time")
+    if data.events == "playlists.csv":
+        columns = Columns(sequence="playlist", item="track")
     return DataConfig(
         path=str(folder),
         format="csv",
-        events="plays.csv",
+        events=data.events or "plays.csv",
         items="items.csv",
-        columns=Columns(sequence="user", item="item", time="time"),
+        columns=columns,
         item_columns=ItemColumns(id="item", title=TITLE, attributes=data.item_columns.attributes),
     )
 

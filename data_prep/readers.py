@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from data_prep.ids import mixed_type
+from data_prep.mpd import read_mpd
 from recsys import schema
 from recsys.errors import InputError
 
@@ -131,6 +132,7 @@ READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
     "atomic": read_atomic,
     "sequences": read_sequences,
     "pairs": read_pairs,
+    "mpd": read_mpd,
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_judge
+from recsys import cli_judge, cli_playlists
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -151,6 +151,7 @@ def floors(
 
 for command in (cli_judge.evaluate, cli_judge.compare, cli_judge.report):
     app.command()(command)
+app.add_typer(cli_playlists.app, name="playlists")
 
 
 @app.command()

@@ -49,10 +49,13 @@ class DataConfig(Config):
     """Where the log is and how to read it."""
 
     path: str = Field("", description="the log: a file, a glob, or a folder that `events` and `items` are in")
-    format: Literal["csv", "tsv", "parquet", "jsonl", "atomic", "sequences", "pairs", "sample"] = Field(
-        "csv",
-        description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
-        "sequences (`user item item ...`), pairs (`user item`), sample (built in)",
+    format: Literal["csv", "tsv", "parquet", "jsonl", "atomic", "sequences", "pairs", "mpd", "sample"] = (
+        Field(
+            "csv",
+            description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
+            "sequences (`user item item ...`), pairs (`user item`), mpd (slices of the Million Playlist "
+            "Dataset), sample (built in; `events: playlists.csv` takes its playlists)",
+        )
     )
     events: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None, description="file or glob inside the folder `path`, or a list of them"
