@@ -252,7 +252,7 @@ def _note_windows(model: PlaylistModel, longest: int) -> None:
     if longest > limit:
         say(
             f"note: the longest playlist has {longest:,} tracks; those of more than {limit} are read in "
-            f"windows of {limit} that overlap by half, and have the mean of their vectors (max_length sets it)"
+            f"windows of {limit} that overlap by half, and have the mean of their vectors; max_length sets it"
         )
 
 

@@ -100,7 +100,8 @@ def write_png(found: PlaylistMap, file: Path, title: str) -> None:
         chosen = found.label == place
         if chosen.any():
             name = "no label" if place < 0 else found.labels[place]
-            axes.scatter(*found.places[chosen].T, s=9, color=colour(place), label=name, linewidths=0)
+            across, up = found.places[chosen].T
+            axes.scatter(across, up, s=9, color=colour(place), label=name, linewidths=0)
     axes.set(xticks=[], yticks=[])
     axes.set_title(title.replace("$", r"\$"), loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=2)

@@ -1,9 +1,10 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
-Tables come from results.jsonl and speed.jsonl, the configuration reference from `recsys.config`. Each part
-stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README holds what this would
-write. A table is named `table DATA`, `table DATA PROTOCOL` or `table DATA PROTOCOL removed|kept`; without
-them it is of full ranking, seen items removed. Rows of two rules never stand in one table.
+Tables come from results.jsonl, speed.jsonl and playlists.jsonl, the configuration reference from
+`recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
+holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or `table DATA PROTOCOL
+removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules never stand in one
+table.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Literal, get_args, get_origin
@@ -19,10 +21,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recsys.config import ExperimentConfig, sections_of
+from tests.benchmarks import playlist_tables
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.results import OURS, RESULTS, Row, read
 
 README = Path(__file__).parents[2] / "README.md"
+PLAYLISTS = ("spotify", "sample-playlists")
 SPEED = Path(__file__).with_name("speed.jsonl")
 
 
@@ -149,6 +153,10 @@ def _shown(field: FieldInfo) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
     "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
+    **{f"probes {data}": partial(playlist_tables.probes, data) for data in PLAYLISTS},
+    **{f"continuations {data}": partial(playlist_tables.continuations, data) for data in PLAYLISTS},
+    **{f"diverse {data}": partial(playlist_tables.diverse, data) for data in PLAYLISTS},
+    "playlists scale": playlist_tables.scale,
 }
 TABLE = re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?")
 
