@@ -11,6 +11,7 @@ Shapes: `B` seeds, `V` tracks, `D` width, `W` beams of a group.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -184,26 +185,26 @@ def _log_softmax(scores: Floats) -> Floats:
 
 def _top(scores_V: Floats, n: int, limits: Sequence[Limit]) -> Ints:
     """(n,) best tracks within the limits, filled up with 0."""
-    order = np.argsort(-scores_V, kind="stable") if limits else _largest(scores_V, n)
-    order = order[np.isfinite(scores_V[order])]
-    for limit in limits:
-        order = order[_place_in_group(limit.groups[order]) < limit.most]
-    return np.pad(order[:n] + 1, (0, max(n - len(order), 0)))
+    if not limits:
+        order = _largest(scores_V, n)
+        best = order[np.isfinite(scores_V[order])]
+        return np.pad(best + 1, (0, n - len(best)))
+    slate: list[int] = []
+    held: Counter[tuple[int, int]] = Counter()
+    for track in np.argsort(-scores_V, kind="stable").tolist():
+        if len(slate) == n or scores_V[track] == -np.inf:
+            break
+        owned = [(place, int(limit.groups[track])) for place, limit in enumerate(limits)]
+        owned = [(place, group) for place, group in owned if group >= 0]
+        if all(held[place, group] < limits[place].most for place, group in owned):
+            held.update(owned)
+            slate.append(track + 1)
+    return np.pad(np.asarray(slate, dtype=np.int64), (0, n - len(slate)))
 
 
 def _largest(scores_V: Floats, n: int) -> Ints:
     best = np.argpartition(-scores_V, min(n, len(scores_V) - 1))[:n]
     return best[np.lexsort((best, -scores_V[best]))]
-
-
-def _place_in_group(groups: Ints) -> Ints:
-    """How many earlier entries are of the same group; 0 for -1."""
-    order = np.argsort(groups, kind="stable")
-    ordered = groups[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return np.where(groups < 0, 0, places)
 
 
 def groups_of(values: Sequence[object]) -> Ints:

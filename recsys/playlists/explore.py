@@ -78,8 +78,8 @@ def write_html(found: PlaylistMap, file: Path, title: str) -> None:
         "name": list(found.names),
         "detail": list(found.details),
     }
-    # `</` would end the script element that the points stand in.
-    data = json.dumps(points, ensure_ascii=False).replace("</", "<\\/")
+    # As it is, `</script>` in a name would end the element that the points stand in.
+    data = json.dumps(points, ensure_ascii=False).replace("<", "\\u003c")
     legend = [{"name": name, "color": colour(place)} for place, name in enumerate(found.labels)]
     page = environment.get_template("map.html").render(
         title=title, data=data, legend=legend, none=UNLABELLED, count=len(found.names)

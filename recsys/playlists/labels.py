@@ -5,6 +5,7 @@ Shapes: `V` tracks, `S` playlists, `C` labels, `A` owners (artists).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -145,5 +146,8 @@ def cluster_labels(owners: Sequence[object], playlists: Ragged, clusters: int, s
         clusters, affinity="precomputed", assign_labels="cluster_qr", random_state=seed
     )
     cluster_A = np.full(len(names) + 1, NONE)  # the last is that of NONE
-    cluster_A[often] = spectral.fit_predict(graph)
+    with warnings.catch_warnings():
+        # Owners that never meet fall apart; their parts are then clusters, as they should be.
+        warnings.filterwarnings("ignore", message="Graph is not fully connected")
+        cluster_A[often] = spectral.fit_predict(graph)
     return Labels(cluster_A[owner_V].astype(np.int64), [f"cluster {place + 1}" for place in range(clusters)])
