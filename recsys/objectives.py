@@ -37,9 +37,19 @@ class Examples:
 
 
 def cloze(sequences: Ragged, config: BERT4RecConfig, mask: int, rng: np.random.Generator) -> Examples:
-    """BERT4Rec's task: name the items that are hidden (section 3.6 of the paper)."""
+    """BERT4Rec's task: name the items that are hidden (section 3.6 of the paper).
+
+    A share `prefix_prob` of the sequences is cut after a random item, which alone is hidden: the task at
+    prediction time, at any point of the history.
+    """
+    prefix = rng.random(len(sequences)) < config.prefix_prob
+    lengths = np.where(prefix, rng.integers(2, sequences.lengths + 1), sequences.lengths)
+    sequences = sequences.first(lengths)
     asked = cloze_mask(
-        sequences.lengths, mask_prob=config.mask_prob, last_item_prob=config.last_item_prob, rng=rng
+        lengths,
+        mask_prob=config.mask_prob,
+        last_only=prefix | (rng.random(len(sequences)) < config.last_item_prob),
+        rng=rng,
     )
     read = np.where(asked, mask, sequences.values).astype(np.int32)
     return Examples(Ragged(read, sequences.offsets), asked, sequences.values)
@@ -70,18 +80,17 @@ OBJECTIVES = {"bert4rec": Objective(cloze, unread=0), "sasrec": Objective(next_i
 
 
 def cloze_mask(
-    lengths: NDArray[np.int64], *, mask_prob: float, last_item_prob: float, rng: np.random.Generator
+    lengths: NDArray[np.int64], *, mask_prob: float, last_only: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.bool_]:
     """(E,) items to hide: some anywhere in most sequences, the last item alone in the others.
 
     As in the authors' code, a sequence of n items hides a fixed count of them, max(1, round(mask_prob * n)),
-    chosen uniformly; with probability `last_item_prob` it hides its last item alone, which is the task at
-    prediction time.
+    chosen uniformly.
 
     Args:
         lengths: (B,) items of each sequence, at least 1.
         mask_prob: share of items to hide (rho).
-        last_item_prob: share of sequences that hide the last item alone.
+        last_only: (B,) sequences that hide their last item alone, which is the task at prediction time.
         rng: the source of all draws.
     """
     starts = np.cumsum(lengths) - lengths
@@ -90,7 +99,6 @@ def cloze_mask(
     counts = np.maximum(np.rint(mask_prob * lengths), 1)
     mask = np.zeros(len(rows), dtype=np.bool_)
     mask[shuffled] = np.arange(len(rows)) - starts[rows] < counts[rows]
-    last_only = rng.random(len(lengths)) < last_item_prob
     mask[last_only[rows]] = False
     mask[(starts + lengths - 1)[last_only]] = True
     return mask

@@ -107,8 +107,8 @@ class EncoderTraining(pl.LightningModule):
         return loss
 
     def outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(V+2, D) item embedding and (V+2,) its biases, which losses score with."""
-        return self.encoder.item_embedding.weight, self.encoder.output_bias()
+        """(V+2, D) item vectors and (V+2,) biases, which losses score with."""
+        return self.encoder.output_items(), self.encoder.output_bias()
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums of NDCG, HR and users."""

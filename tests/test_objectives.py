@@ -17,19 +17,22 @@ def per_row(mask: np.ndarray, lengths: np.ndarray) -> list[int]:
 
 @given(lengths, st.floats(0.01, 0.99), st.integers(0, 2**31))
 def test_cloze_hides_a_fixed_share_of_each_sequence(lengths: np.ndarray, mask_prob: float, seed: int) -> None:
-    mask = cloze_mask(lengths, mask_prob=mask_prob, last_item_prob=0.0, rng=np.random.default_rng(seed))
+    last_only, rng = np.zeros(len(lengths), dtype=bool), np.random.default_rng(seed)
+    mask = cloze_mask(lengths, mask_prob=mask_prob, last_only=last_only, rng=rng)
     assert per_row(mask, lengths) == np.maximum(np.rint(mask_prob * lengths), 1).tolist()
 
 
 @given(lengths, st.integers(0, 2**31))
 def test_last_item_samples_hide_nothing_else(lengths: np.ndarray, seed: int) -> None:
-    mask = cloze_mask(lengths, mask_prob=0.5, last_item_prob=1.0, rng=np.random.default_rng(seed))
+    last_only, rng = np.ones(len(lengths), dtype=bool), np.random.default_rng(seed)
+    mask = cloze_mask(lengths, mask_prob=0.5, last_only=last_only, rng=rng)
     assert np.flatnonzero(mask).tolist() == (np.cumsum(lengths) - 1).tolist()
 
 
 def test_every_position_is_hidden_equally_often() -> None:
     rng = np.random.default_rng(0)
-    mask = cloze_mask(np.full(20_000, 10), mask_prob=0.3, last_item_prob=0.0, rng=rng)
+    lengths, last_only = np.full(20_000, 10), np.zeros(20_000, dtype=bool)
+    mask = cloze_mask(lengths, mask_prob=0.3, last_only=last_only, rng=rng)
     # 20,000 draws of probability 0.3: five deviations are 0.016
     np.testing.assert_allclose(mask.reshape(-1, 10).mean(axis=0), 0.3, atol=0.016)
 
@@ -45,6 +48,17 @@ def test_cloze_reads_a_mask_where_it_asks_and_the_item_elsewhere() -> None:
     assert second.read.values.tolist() == examples.read[1].tolist()
     assert second.asked.tolist() == examples.asked[4:].tolist()
     assert second.answers.tolist() == [5, 6]
+
+
+def test_prefix_samples_end_at_any_item_but_the_first_and_hide_it_alone() -> None:
+    sequences = Ragged.of([[1, 2, 3, 4]] * 3_000)
+    config = BERT4RecConfig(mask_prob=0.5, prefix_prob=1.0)
+    examples = cloze(sequences, config, 9, np.random.default_rng(0))
+    lengths = examples.read.lengths
+    # 3,000 draws of probability 1/3: five deviations are 0.043
+    np.testing.assert_allclose(np.bincount(lengths)[2:] / 3_000, 1 / 3, atol=0.043)
+    assert np.flatnonzero(examples.asked).tolist() == (np.cumsum(lengths) - 1).tolist()
+    assert examples.answers[examples.asked].tolist() == lengths.tolist()
 
 
 def test_next_item_asks_at_every_item_for_the_one_after_it() -> None:

@@ -18,6 +18,16 @@ class TransformerConfig(Config):
     max_length: int = Field(50, ge=2, description="positions N; BERT4Rec's appended [mask] takes one")
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout of embeddings and residual branches")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights")
+    norm: Literal["pre", "post"] = Field(
+        "pre", description="LayerNorm before each branch, or (as published for BERT4Rec) after each sum"
+    )
+    feed_forward: Literal["gelu", "relu"] = Field(
+        "gelu", description="its inner layer: 4D with GELU, or (as published for SASRec) D with ReLU"
+    )
+    scoring: Literal["cosine", "dot"] = Field(
+        "cosine", description="cosine divided by `temperature`, or (as published) the inner product"
+    )
+    temperature: float = Field(0.05, gt=0, description="cosine: scores are divided by it")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -33,6 +43,9 @@ class BERT4RecConfig(TransformerConfig):
     mask_prob: float = Field(0.2, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
     last_item_prob: float = Field(
         0.1, ge=0, le=1, description="share of training samples that mask only the last item"
+    )
+    prefix_prob: float = Field(
+        0.0, ge=0, le=1, description="share of training samples that end at a random item and mask only it"
     )
 
 

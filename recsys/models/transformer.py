@@ -9,7 +9,11 @@ paper, LayerNorm comes before each branch, the feed-forward is as wide as the mo
 multiplied by sqrt(D). What differs: keys and values are normalised as the queries are, as in every later
 pre-norm transformer. At prediction the last item is read.
 
-What differs in both: positions are counted from the end of a sequence (equal to padding on the left), so
+The configuration chooses between these published forms and another that trains better: LayerNorm before
+each branch, a feed-forward of 4D, and scores that are cosines divided by a temperature, so that no item has
+more pull than another by its length or a bias of its own.
+
+What differs in all: positions are counted from the end of a sequence (equal to padding on the left), so
 that a row can be as narrow as its sequences; and several sequences may stand in one row, each of which sees
 only itself.
 
@@ -20,6 +24,7 @@ places that the loss reads.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -30,12 +35,25 @@ from recsys.config import BERT4RecConfig, SASRecConfig
 from recsys.models.dropout import dropout
 from recsys.schema import PAD
 
+FEED_FORWARDS: dict[str, tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "gelu": (4, F.gelu),
+    "relu": (1, F.relu),
+}
+"""Name -> width of the inner layer in D, and its activation."""
+
 
 class Block(nn.Module):
     """One transformer layer: attention and feed-forward, each a branch around which the state is carried."""
 
     def __init__(
-        self, *, dim: int, inner: int, heads: int, dropout: float, attention_dropout: float, pre_norm: bool
+        self,
+        *,
+        dim: int,
+        heads: int,
+        dropout: float,
+        attention_dropout: float,
+        pre_norm: bool,
+        feed_forward: str,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -45,6 +63,8 @@ class Block(nn.Module):
         self.project_qkv = nn.Linear(dim, 3 * dim)
         self.project_out = nn.Linear(dim, dim)
         self.attention_norm = nn.LayerNorm(dim)
+        factor, self.activation = FEED_FORWARDS[feed_forward]
+        inner = factor * dim
         self.widen = nn.Linear(dim, inner)
         self.narrow = nn.Linear(inner, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
@@ -98,14 +118,12 @@ class Block(nn.Module):
     def finish(self, hidden_D: torch.Tensor, mixed_D: torch.Tensor) -> torch.Tensor:
         """(..., D) states of the next layer from those of this one and what they gathered; place by place."""
         summed_D = hidden_D + self._drop(self.project_out(mixed_D))
-        if self.pre_norm:
-            narrowed_D = self.narrow(F.relu(self.widen(self.feed_forward_norm(summed_D))))
-            carried_D: torch.Tensor = summed_D + self._drop(narrowed_D)
-            return carried_D
-        normed_D = self.attention_norm(summed_D)
-        narrowed_D = self.narrow(F.gelu(self.widen(normed_D)))
-        finished_D: torch.Tensor = self.feed_forward_norm(normed_D + self._drop(narrowed_D))
-        return finished_D
+        if not self.pre_norm:
+            summed_D = self.attention_norm(summed_D)
+        read_D = self.feed_forward_norm(summed_D) if self.pre_norm else summed_D
+        narrowed_D = self.narrow(self.activation(self.widen(read_D)))
+        carried_D: torch.Tensor = summed_D + self._drop(narrowed_D)
+        return carried_D if self.pre_norm else self.feed_forward_norm(carried_D)
 
     def _drop(self, branch_D: torch.Tensor) -> torch.Tensor:
         return dropout(branch_D, self.dropout) if self.training else branch_D
@@ -125,6 +143,9 @@ class Transformer(nn.Module):
         dropout: float,
         attention_dropout: float,
         causal: bool,
+        pre_norm: bool,
+        feed_forward: str,
+        temperature: float | None,
     ) -> None:
         """Draw the weights from the global torch generator: truncated normal, deviation 0.02.
 
@@ -137,30 +158,37 @@ class Transformer(nn.Module):
             dropout: dropout of the embedding and of both branches of a block.
             attention_dropout: dropout of the attention weights.
             causal: True for SASRec, False for BERT4Rec.
+            pre_norm: LayerNorm before each branch, and not after each sum.
+            feed_forward: a name of `FEED_FORWARDS`.
+            temperature: of cosine scores; None for inner products (BERT4Rec's with a bias for each item).
         """
         super().__init__()
         self.n_items = n_items
         self.causal = causal
         self.max_history = max_length if causal else max_length - 1
         self.dropout = dropout
-        self.scale = math.sqrt(dim) if causal else 1.0
+        self.pre_norm = pre_norm
+        self.temperature = temperature
+        self.biased = temperature is None and not causal
+        self.scale = math.sqrt(dim) if pre_norm else 1.0
         self.item_embedding = nn.Embedding(n_items + 2, dim, padding_idx=PAD)
         self.position_embedding = nn.Embedding(max_length, dim)
         self.blocks = nn.ModuleList(
             Block(
                 dim=dim,
-                inner=dim if causal else 4 * dim,
                 heads=heads,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
-                pre_norm=causal,
+                pre_norm=pre_norm,
+                feed_forward=feed_forward,
             )
             for _ in range(layers)
         )
         self.output_norm = nn.LayerNorm(dim)
-        if not causal:
+        if not pre_norm:
             self.embedding_norm = nn.LayerNorm(dim)
             self.output = nn.Linear(dim, dim)
+        if self.biased:
             self.item_bias = nn.Parameter(torch.zeros(n_items))
         self.apply(_initialise)
 
@@ -200,8 +228,8 @@ class Transformer(nn.Module):
     def encode(self, items_BL: torch.Tensor) -> torch.Tensor:
         """(B, D or D+1) vectors of histories (B, L), L <= max_history, padded with PAD on the left.
 
-        BERT4Rec's end in a 1, which the bias of the item table meets. The last layer computes the last column
-        alone.
+        Where items have a bias the vectors end in a 1, which meets it. The last layer computes the last
+        column alone.
         """
         if not self.causal:
             items_BL = F.pad(items_BL, (0, 1), value=self.n_items + 1)
@@ -218,21 +246,26 @@ class Transformer(nn.Module):
         asking_B1D = hidden_BLD[:, -1:].contiguous()  # of others the kernel, and the last bit, vary
         mixed_B1D = last.attend(hidden_BLD, seen_BLL[:, :, -1:], asking_B1D)
         vectors_BD = self._transform(last.finish(asking_B1D, mixed_B1D))[:, 0]
-        return vectors_BD if self.causal else F.pad(vectors_BD, (0, 1), value=1.0)
+        return F.pad(vectors_BD, (0, 1), value=1.0) if self.biased else vectors_BD
 
     def item_table(self) -> torch.Tensor:
-        """(V, D or D+1) item vectors; BERT4Rec's have the item bias as the last dimension."""
-        vectors_VD: torch.Tensor = self.item_embedding.weight[1 : self.n_items + 1]
-        return vectors_VD if self.causal else torch.cat([vectors_VD, self.item_bias[:, None]], dim=1)
+        """(V, D or D+1) item vectors; where items have a bias it is the last dimension."""
+        vectors_VD = self.output_items()[1 : self.n_items + 1]
+        return torch.cat([vectors_VD, self.item_bias[:, None]], dim=1) if self.biased else vectors_VD
+
+    def output_items(self) -> torch.Tensor:
+        """(V+2, D) what states are compared with: the item embedding, of unit length for cosines."""
+        weight_VD: torch.Tensor = self.item_embedding.weight
+        return weight_VD if self.temperature is None else F.normalize(weight_VD, dim=1)
 
     def output_bias(self) -> torch.Tensor:
         """(V+2,) bias of each row of the item embedding: -inf for PAD and MASK, which are never an answer."""
-        bias_V = self.item_embedding.weight.new_zeros(self.n_items) if self.causal else self.item_bias
+        bias_V = self.item_bias if self.biased else self.item_embedding.weight.new_zeros(self.n_items)
         return F.pad(bias_V, (1, 1), value=-torch.inf)
 
     def _embed(self, items_BL: torch.Tensor, positions_BL: torch.Tensor) -> torch.Tensor:
         embedded_BLD = self.item_embedding(items_BL) * self.scale + self.position_embedding(positions_BL)
-        if not self.causal:
+        if not self.pre_norm:
             embedded_BLD = self.embedding_norm(embedded_BLD)
         return dropout(embedded_BLD, self.dropout) if self.training else embedded_BLD
 
@@ -245,9 +278,11 @@ class Transformer(nn.Module):
 
     def _transform(self, hidden_D: torch.Tensor) -> torch.Tensor:
         transformed_D: torch.Tensor = self.output_norm(
-            hidden_D if self.causal else F.gelu(self.output(hidden_D))
+            hidden_D if self.pre_norm else F.gelu(self.output(hidden_D))
         )
-        return transformed_D
+        if self.temperature is None:
+            return transformed_D
+        return F.normalize(transformed_D.float(), dim=-1) / self.temperature
 
     @staticmethod
     def _additive(seen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -274,6 +309,9 @@ def _build(config: BERT4RecConfig | SASRecConfig, n_items: int, *, causal: bool)
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
         causal=causal,
+        pre_norm=config.norm == "pre",
+        feed_forward=config.feed_forward,
+        temperature=config.temperature if config.scoring == "cosine" else None,
     )
 
 
