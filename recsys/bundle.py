@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ import yaml
 
 from recsys import schema
 from recsys.config import ExperimentConfig, load_config
-from recsys.dataset import PreparedData, read_manifest
+from recsys.dataset import Part, PreparedData, read_manifest
 from recsys.environment import TrainingRecord
 from recsys.errors import InputError
 from recsys.files import fsync
@@ -155,7 +155,7 @@ def save_bundle(
     model: Model,
     data: PreparedData,
     metrics: dict[str, float],
-    trained_on: Literal["training", "all"],
+    trained_on: Part,
     best_epoch: int | None,
     training: TrainingRecord | None = None,
 ) -> Path:
@@ -167,7 +167,8 @@ def save_bundle(
         model: a trained encoder (a `torch.nn.Module`) or a fitted counting model of `config.model`.
         data: what it was trained on.
         metrics: by name, as validation and test gave them.
-        trained_on: the training part only, or all events (`train --final`); counts follow it.
+        trained_on: the training part only, with the validation targets (`training.fit`), or all events
+            (`train --final`); counts follow it.
         best_epoch: the epoch the weights are of, from 1; None for a counting model.
         training: command, versions and time of the training.
 
@@ -251,10 +252,9 @@ def _version(hashes: dict[str, str], config: ExperimentConfig) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _items_table(data: PreparedData, trained_on: Literal["training", "all"]) -> pa.Table:
+def _items_table(data: PreparedData, trained_on: Part) -> pa.Table:
     """The data set's items with `count` and `recent` of the events that were trained on."""
-    events = data.sequences if trained_on == "all" else data.training()
-    times = data.times if trained_on == "all" else data.training_times()
+    events, times = data.training(trained_on), data.training_times(trained_on)
     size = len(data.vocabulary)
     columns = {
         schema.ITEM_INDEX: data.items[schema.ITEM_INDEX],

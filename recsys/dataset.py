@@ -21,6 +21,8 @@ from recsys.sequences import Ragged
 from recsys.vocabulary import Vocabulary
 
 Split = Literal["valid", "test"]
+Part = Literal["training", "training+validation", "all"]
+"""Events that a model may be fitted to."""
 
 
 def split_named(word: str) -> Split:
@@ -128,16 +130,20 @@ class PreparedData:
         """SHA-256 of the prepared content, as the manifest states it."""
         return str(self.manifest["content_digest"])
 
-    def training(self) -> Ragged:
-        """S ragged rows: the training part of each sequence (empty for a held-out one)."""
-        return self.sequences.first(self.train_end)
+    def training(self, part: Part = "training") -> Ragged:
+        """S ragged rows: the events of each sequence that one may fit to (none of a held-out one).
 
-    def training_times(self) -> NDArray[np.int64] | None:
-        """Times aligned with `training().values`, or None where the data has no time."""
+        Args:
+            part: the training part; with the validation targets (and what comes before them); or all events.
+        """
+        return self.sequences.first(self._ends(part))
+
+    def training_times(self, part: Part = "training") -> NDArray[np.int64] | None:
+        """Times aligned with `training(part).values`, or None where the data has no time."""
         if self.times is None:
             return None
         places = np.arange(len(self.times)) - np.repeat(self.sequences.offsets[:-1], self.sequences.lengths)
-        return self.times[places < np.repeat(self.train_end, self.sequences.lengths)]
+        return self.times[places < np.repeat(self._ends(part), self.sequences.lengths)]
 
     def targets(self, split: Split) -> Targets:
         """The next item that each sequence of the split must predict, with its history.
@@ -173,6 +179,14 @@ class PreparedData:
         kept = np.sort(np.unique(keys, return_index=True)[1])
         offsets = np.r_[0, np.cumsum(np.bincount(events.rows[kept], minlength=len(rows)))]
         return Ragged(events.values[kept], offsets.astype(np.int64))
+
+    def _ends(self, part: Part) -> NDArray[np.integer]:
+        """(S,) events before it belong to the part."""
+        if part == "all":
+            return self.sequences.lengths
+        if part == "training":
+            return self.train_end
+        return np.where(self.valid_start < self.test_start, self.test_start, self.train_end)
 
     def _marks(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(S,) where the events of a split begin and end in each sequence.

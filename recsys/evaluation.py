@@ -260,14 +260,19 @@ def evaluate_bundle(
     """Measure a bundle on the prepared data set that it was trained on; see `evaluate`.
 
     Raises:
-        InputError: the bundle has seen the targets (`train --final`), was trained on other data or has
-            nothing to say under `exclude_seen`, or the split is unknown.
+        InputError: the bundle has seen the targets (`train --final`, `training.fit`), was trained on other
+            data or has nothing to say under `exclude_seen`, or the split is unknown.
     """
     part = split_named(split)
     if bundle.manifest["trained_on"] == "all":
         raise InputError(
             f"{bundle.folder} was fitted on all events, the {split} targets included (train --final): "
             "measuring it on them says nothing; evaluate the bundle of the run without --final"
+        )
+    if part == "valid" and bundle.manifest["trained_on"] == "training+validation":
+        raise InputError(
+            f"{bundle.folder} was fitted on the validation targets too (training.fit): measure it on the "
+            "test split (--split test)"
         )
     check_trained_on(bundle, data)
     check_has_answers(bundle.config.model.name, exclude_seen=exclude_seen and protocol == "full")

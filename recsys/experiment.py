@@ -16,7 +16,7 @@ import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
 from recsys.config import EncoderConfig, ExperimentConfig, setting_differences, shown_uri
-from recsys.dataset import PreparedData, Split
+from recsys.dataset import Part, PreparedData, Split
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
@@ -86,14 +86,15 @@ def train(
         started_at, started = datetime.now(UTC), time.perf_counter()
         model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen, say=say)
         seconds = time.perf_counter() - started
-        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config.model.name)
+        part = _part(config, chosen)
+        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config.model.name, part)
         bundle = save_bundle(
             folder / "bundle",
             config=config,
             model=model,
             data=data,
             metrics=metrics,
-            trained_on="all" if final else "training",
+            trained_on=part,
             best_epoch=best_epoch,
             training=TrainingRecord(environment=environment(), started_at=started_at, seconds=seconds),
         )
@@ -141,16 +142,17 @@ def _fit_encoder(
 ) -> Fitted:
     """The encoder, fitted to the training part, or to everything when an earlier run chose the epochs."""
     assert isinstance(config.model, EncoderConfig)
-    validation = None if chosen else data.targets("valid")
+    part = _part(config, chosen)
+    validation = data.targets("valid") if part == "training" else None
     if validation is not None and not len(validation.rows):
         raise InputError(
             f"{data.path} has no validation target, which early stopping needs; prepare it with a split "
-            "that holds some out"
+            "that holds some out, or set training.fit to training+validation"
         )
     return fit_encoder(
         config.model,
         config.training,
-        training=data.sequences if chosen else data.training(),
+        training=data.training(part),
         n_items=len(data.vocabulary),
         validation=validation,
         checkpoints=folder / CHECKPOINTS,
@@ -183,9 +185,8 @@ def _fit(
 ) -> tuple[Model, int | None]:
     """The model and, of an encoder, its best epoch."""
     if config.model.name in COUNTING:
-        training, times = data.training(), data.training_times()
-        if chosen:
-            training, times = data.sequences, data.times
+        part = _part(config, chosen)
+        training, times = data.training(part), data.training_times(part)
         return fit_counting(config.model, training, times, len(data.vocabulary)), None
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
@@ -198,9 +199,14 @@ def _fit(
     return fitted.encoder, fitted.best_epoch
 
 
-def _measure(model: Model, data: PreparedData, name: str) -> dict[str, float]:
-    """Full-ranking metrics of both splits; a split without targets has none."""
-    splits: tuple[Split, ...] = ("valid", "test")
+def _part(config: ExperimentConfig, chosen: Bundle | None) -> Part:
+    """The events that the model is fitted to: all of them where an earlier run chose the epochs."""
+    return "all" if chosen else config.training.fit
+
+
+def _measure(model: Model, data: PreparedData, name: str, part: Part) -> dict[str, float]:
+    """Full-ranking metrics of the splits that the model has not seen; a split without targets has none."""
+    splits: tuple[Split, ...] = ("valid", "test") if part == "training" else ("test",)
     rules: dict[str, Any] = {"exclude_seen": name not in ANSWERS_SEEN, "scores_cold": name in SCORES_COLD}
     return {
         f"{split}_{metric}": value

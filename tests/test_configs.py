@@ -79,7 +79,7 @@ def test_the_quickstart_is_the_sample_configuration(tmp_path: Path) -> None:
 def test_data_is_named_by_a_path_that_can_be_overridden() -> None:
     for file in CONFIGS:
         config = load_config(file)
-        assert file.stem in (config.name, f"{config.name}-{config.model.name}")
+        assert file.stem.startswith(config.name)
         if config.data.format != "sample":
             assert config.data.path.startswith("data/")
 
@@ -118,6 +118,23 @@ def test_final_takes_its_epochs_from_validation_and_refuses_to_be_measured(
     other = build_config({**json.loads(config.model_dump_json()), "training": {"epochs": 5}}, where="test")
     with pytest.raises(InputError, match="other model or training settings"):
         train(other, final=True)
+
+
+def test_training_on_validation_targets_too_ends_at_the_last_epoch_and_says_nothing_of_validation(
+    stand_in: dict[str, object],
+) -> None:
+    fit = "training+validation"
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in, epochs=2, fit=fit)
+    prepare(config)
+    trained = train(config)
+    assert trained.best_epoch == 2
+    assert {name.partition("_")[0] for name in trained.metrics} == {"test"}
+    data, bundle = PreparedData.load(config.prepared_path), Bundle.load(trained.bundle)
+    counts = np.asarray(pq.read_table(trained.bundle / "items.parquet")["count"])
+    assert counts.sum() == len(data.training().values) + len(data.targets("valid").rows)
+    with pytest.raises(InputError, match=r"fitted on the validation targets too.*--split test"):
+        evaluate_bundle(bundle, data, split="valid")
+    assert evaluate_bundle(bundle, data).metrics["ndcg@10"] == pytest.approx(trained.metrics["test_ndcg@10"])
 
 
 def test_resume_continues_the_same_run_and_refuses_another(stand_in: dict[str, object]) -> None:

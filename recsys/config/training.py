@@ -13,6 +13,11 @@ class TrainingConfig(Config):
     """How an encoder is trained; counting models need none of it."""
 
     epochs: int = Field(100, ge=1, description="at most so many passes; the learning rate reaches 0 there")
+    fit: Literal["training", "training+validation"] = Field(
+        "training",
+        description="events to fit to; with the validation targets there is nothing to stop early by: all "
+        "`epochs` are trained, and only test figures are given",
+    )
     batch_size: int = Field(128, ge=1, description="sequences (windows of at most `max_length`) of a step")
     loss: Literal["full", "sampled", "gbce"] = Field(
         "full", description="softmax over the whole catalogue, or over negatives, or gSASRec's gBCE"
