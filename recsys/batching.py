@@ -130,10 +130,14 @@ class Packed:
         filled[: len(rows)] = places
         return asking, filled
 
-    def positions(self) -> NDArray[np.int64]:
-        """(R, L) distance of each event from the end of its sequence; 0 at padding."""
-        ends = np.repeat(np.cumsum(self.lengths), self.lengths)
+    def positions(self, ahead: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(R, L) distance of each event from `ahead` (B,) places behind its sequence; 0 at padding."""
+        ends = np.repeat(np.cumsum(self.lengths) + ahead, self.lengths)
         return self.spread(ends - 1 - np.arange(len(self.places)), 0)
+
+    def marked(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(R, L) whether an event belongs to a sequence that is marked (B,)."""
+        return self.spread(np.repeat(rows, self.lengths), 0).astype(np.bool_)
 
     def owners(self) -> NDArray[np.int64]:
         """(R, L) which sequence each event belongs to; -1 at padding."""

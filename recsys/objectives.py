@@ -5,7 +5,7 @@ Shapes: `B` sequences of a batch, `E` events of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,43 +24,85 @@ class Examples:
         read: B ragged rows of what the encoder reads, E items in all.
         asked: (E,) bool, the places where it is asked.
         answers: (E,) int32, the right item there; anything at the other places.
+        causal: (B,) bool, sequences whose places see only themselves and what came before.
+        ahead: (B,) int64, places behind the last item that positions are counted from: where an encoder that
+            is asked at an appended MASK reads a sequence without it.
     """
 
     read: Ragged
     asked: NDArray[np.bool_]
     answers: NDArray[np.int32]
+    causal: NDArray[np.bool_]
+    ahead: NDArray[np.int64]
+
+    @classmethod
+    def alike(
+        cls,
+        read: Ragged,
+        asked: NDArray[np.bool_],
+        answers: NDArray[np.int32],
+        *,
+        causal: bool,
+        ahead: int = 0,
+    ) -> Examples:
+        """Sequences that are all read in the same way."""
+        return cls(read, asked, answers, np.full(len(read), causal), np.full(len(read), ahead))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """The sequences of all parts, in their order."""
+        names = ("asked", "answers", "causal", "ahead")
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(read=Ragged.joined([part.read for part in parts]), **arrays)
 
     def take(self, rows: NDArray[np.int64]) -> Examples:
         """The sequences `rows`, in that order."""
         places = Ragged(np.arange(len(self.asked), dtype=np.int32), self.read.offsets).take(rows).values
-        return Examples(self.read.take(rows), self.asked[places], self.answers[places])
+        return Examples(
+            self.read.take(rows),
+            self.asked[places],
+            self.answers[places],
+            self.causal[rows],
+            self.ahead[rows],
+        )
 
 
-def cloze(sequences: Ragged, config: BERT4RecConfig, mask: int, rng: np.random.Generator) -> Examples:
-    """BERT4Rec's task: name the items that are hidden (section 3.6 of the paper).
-
-    A share `prefix_prob` of the sequences is cut after a random item, which alone is hidden: the task at
-    prediction time, at any point of the history.
-    """
-    prefix = rng.random(len(sequences)) < config.prefix_prob
-    lengths = np.where(prefix, rng.integers(2, sequences.lengths + 1), sequences.lengths)
-    sequences = sequences.first(lengths)
-    asked = cloze_mask(
-        lengths,
+def bert4rec(sequences: Ragged, config: BERT4RecConfig, mask: int, rng: np.random.Generator) -> Examples:
+    """Cloze samples, and a share `next_item_prob` of next-item samples read by the same encoder."""
+    causal = rng.random(len(sequences)) < config.next_item_prob
+    hidden = cloze(
+        sequences.take(np.flatnonzero(~causal)),
         mask_prob=config.mask_prob,
-        last_only=prefix | (rng.random(len(sequences)) < config.last_item_prob),
+        last_item_prob=config.last_item_prob,
+        mask=mask,
         rng=rng,
     )
+    if not causal.any():
+        return hidden
+    return Examples.joined([hidden, next_item(sequences.take(np.flatnonzero(causal)), ahead=1)])
+
+
+def sasrec(sequences: Ragged, config: SASRecConfig, mask: int, rng: np.random.Generator) -> Examples:
+    """Next-item samples; no draw is made."""
+    return next_item(sequences)
+
+
+def cloze(
+    sequences: Ragged, *, mask_prob: float, last_item_prob: float, mask: int, rng: np.random.Generator
+) -> Examples:
+    """BERT4Rec's task: name the items that are hidden (section 3.6 of the paper)."""
+    asked = cloze_mask(sequences.lengths, mask_prob=mask_prob, last_item_prob=last_item_prob, rng=rng)
     read = np.where(asked, mask, sequences.values).astype(np.int32)
-    return Examples(Ragged(read, sequences.offsets), asked, sequences.values)
+    return Examples.alike(Ragged(read, sequences.offsets), asked, sequences.values, causal=False)
 
 
-def next_item(sequences: Ragged, config: SASRecConfig, mask: int, rng: np.random.Generator) -> Examples:
-    """SASRec's task: name the item after each (section 3.5 of the paper); no draw is made."""
+def next_item(sequences: Ragged, *, ahead: int = 0) -> Examples:
+    """SASRec's task: name the item after each (section 3.5 of the paper)."""
     ends = sequences.offsets[1:] - 1
     read = sequences.slices(sequences.offsets[:-1], ends)
     answers = sequences.slices(sequences.offsets[:-1] + 1, ends + 1)
-    return Examples(read, np.ones(len(read.values), dtype=np.bool_), answers.values)
+    everywhere = np.ones(len(read.values), dtype=np.bool_)
+    return Examples.alike(read, everywhere, answers.values, causal=True, ahead=ahead)
 
 
 class Objective(NamedTuple):
@@ -75,22 +117,23 @@ class Objective(NamedTuple):
     unread: int
 
 
-OBJECTIVES = {"bert4rec": Objective(cloze, unread=0), "sasrec": Objective(next_item, unread=1)}
+OBJECTIVES = {"bert4rec": Objective(bert4rec, unread=0), "sasrec": Objective(sasrec, unread=1)}
 """Model -> what it is trained to do."""
 
 
 def cloze_mask(
-    lengths: NDArray[np.int64], *, mask_prob: float, last_only: NDArray[np.bool_], rng: np.random.Generator
+    lengths: NDArray[np.int64], *, mask_prob: float, last_item_prob: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
     """(E,) items to hide: some anywhere in most sequences, the last item alone in the others.
 
     As in the authors' code, a sequence of n items hides a fixed count of them, max(1, round(mask_prob * n)),
-    chosen uniformly.
+    chosen uniformly; with probability `last_item_prob` it hides its last item alone, which is the task at
+    prediction time.
 
     Args:
         lengths: (B,) items of each sequence, at least 1.
         mask_prob: share of items to hide (rho).
-        last_only: (B,) sequences that hide their last item alone, which is the task at prediction time.
+        last_item_prob: share of sequences that hide the last item alone.
         rng: the source of all draws.
     """
     starts = np.cumsum(lengths) - lengths
@@ -99,6 +142,7 @@ def cloze_mask(
     counts = np.maximum(np.rint(mask_prob * lengths), 1)
     mask = np.zeros(len(rows), dtype=np.bool_)
     mask[shuffled] = np.arange(len(rows)) - starts[rows] < counts[rows]
+    last_only = rng.random(len(lengths)) < last_item_prob
     mask[last_only[rows]] = False
     mask[(starts + lengths - 1)[last_only]] = True
     return mask

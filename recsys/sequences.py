@@ -34,6 +34,13 @@ class Ragged:
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
         return cls(np.concatenate([*arrays, np.empty(0, np.int32)]), offsets)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The sequences of all parts, in their order."""
+        offsets = np.zeros(sum(map(len, parts)) + 1, dtype=np.int64)
+        np.cumsum(np.concatenate([part.lengths for part in parts]), out=offsets[1:])
+        return cls(np.concatenate([part.values for part in parts]), offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

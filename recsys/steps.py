@@ -30,6 +30,7 @@ class Step(NamedTuple):
         items_RL: int64 item indices, MASK at the hidden places, PAD where no sequence stands.
         positions_RL: int64 distance from the end of the sequence.
         owner_RL: int64 sequence of the step that a column belongs to; -1 at padding.
+        causal_RL: bool, columns that see only themselves and what came before.
         asking_RQ: int64 columns of each row that are asked, filled up to equal numbers.
         places_T: int64 row * Q + number of the places that are asked, filled up to a multiple of 32.
         targets_T: int64 item indices, the answers there.
@@ -40,6 +41,7 @@ class Step(NamedTuple):
     items_RL: torch.Tensor
     positions_RL: torch.Tensor
     owner_RL: torch.Tensor
+    causal_RL: torch.Tensor
     asking_RQ: torch.Tensor
     places_T: torch.Tensor
     targets_T: torch.Tensor
@@ -53,8 +55,9 @@ class Step(NamedTuple):
         asking, places = packed.asking(examples.asked)
         return cls(
             torch.from_numpy(packed.spread(examples.read.values)),
-            torch.from_numpy(packed.positions()),
+            torch.from_numpy(packed.positions(examples.ahead)),
             torch.from_numpy(packed.owners()),
+            torch.from_numpy(packed.marked(examples.causal)),
             torch.from_numpy(asking),
             torch.from_numpy(places),
             torch.from_numpy(examples.answers[examples.asked].astype(np.int64)),

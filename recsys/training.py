@@ -100,7 +100,7 @@ class EncoderTraining(pl.LightningModule):
         that the average is that of the whole step.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            states_TD = self.encoder.states(*step[:5])
+            states_TD = self.encoder.states(*step[:6])
         loss = LOSSES[self.config.loss](self, states_TD[: len(step.targets_T)].float(), step)
         loss = loss * (len(step.targets_T) * self.trainer.world_size / step.asked)
         self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=step.asked)

@@ -72,9 +72,9 @@ def transformed(model: Transformer, hidden: torch.Tensor) -> torch.Tensor:
 
 def packed_states(model: Transformer, rows: list[list[int]], asked: list[np.ndarray]) -> torch.Tensor:
     ragged = Ragged.of(rows)
-    examples = Examples(ragged, np.concatenate(asked), ragged.values)
+    examples = Examples.alike(ragged, np.concatenate(asked), ragged.values, causal=model.causal)
     step = Step.of(examples, np.empty(0, np.int64), 0)
-    return model.states(*step[:5])[: len(step.targets_T)]
+    return model.states(*step[:6])[: len(step.targets_T)]
 
 
 ROWS = [[3, 7, 1, 21, 4], [5], [9, 2, 2, 8, 11, 13, 20, 1], [6, 4], [4, 4, 4]]
@@ -108,6 +108,32 @@ def test_causal_states_read_nothing_that_comes_later_and_equal_the_encoded_histo
         last = np.concatenate(asked)
         torch.testing.assert_close(states[~last], changed[~last], rtol=0, atol=0)
         assert not torch.isclose(states[last], changed[last]).all()
+
+
+def test_one_batch_reads_some_sequences_both_ways_and_others_causally() -> None:
+    """A next-item sample sees each place as if the history ended there, without the MASK behind it."""
+    model = encoder()
+    both = [Ragged.of([row]) for row in ([3, 7, 21, 4], [5, 6, 2])]
+    asked = np.array([False, False, True, False]), np.array([True, True, True])
+    parts = [
+        Examples.alike(both[0], asked[0], both[0].values, causal=False),
+        Examples.alike(both[1], asked[1], both[1].values, causal=True, ahead=1),
+    ]
+    step = Step.of(Examples.joined(parts), np.empty(0, np.int64), 0)
+    with torch.inference_mode():
+        states = model.states(*step[:6])[:4]
+        alone = [packed_states(model, [[3, 7, 21, 4]], [asked[0]])[0]]
+        positions = model.position_embedding.weight
+        for length in (1, 2, 3):
+            row = [5, 6, 2][:length]
+            at = torch.arange(3, 3 - length, -1)  # the MASK would stand at 0
+            hidden = model.embedding_norm(model.item_embedding.weight[row] + positions[at])[None]
+            mask = nn.Transformer.generate_square_subsequent_mask(length)
+            for block in model.blocks:
+                layer = torch_layer(block, inner=64, activation="gelu", norm_first=False)
+                hidden = layer(hidden, src_mask=mask)
+            alone.append(transformed(model, hidden[0, -1]))
+        torch.testing.assert_close(states, torch.stack(alone), rtol=1e-5, atol=1e-5)
 
 
 def test_sasrec_equals_an_independent_pre_norm_encoder() -> None:

@@ -44,8 +44,12 @@ class BERT4RecConfig(TransformerConfig):
     last_item_prob: float = Field(
         0.1, ge=0, le=1, description="share of training samples that mask only the last item"
     )
-    prefix_prob: float = Field(
-        0.0, ge=0, le=1, description="share of training samples that end at a random item and mask only it"
+    next_item_prob: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of training samples that name the item after each, seeing only what came before "
+        "(SASRec's task); the others are cloze samples",
     )
 
 

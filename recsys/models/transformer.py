@@ -197,6 +197,7 @@ class Transformer(nn.Module):
         items_BL: torch.Tensor,
         positions_BL: torch.Tensor,
         owner_BL: torch.Tensor,
+        causal_BL: torch.Tensor,
         asking_BQ: torch.Tensor,
         places_T: torch.Tensor,
     ) -> torch.Tensor:
@@ -208,12 +209,15 @@ class Transformer(nn.Module):
             items_BL: item indices.
             positions_BL: distance of each item from the end of its sequence.
             owner_BL: which sequence of the batch each column belongs to; -1 at padding.
+            causal_BL: bool, columns that see only themselves and what came before.
             asking_BQ: the columns of each row that are asked, filled up with any to equal numbers.
             places_T: which of these are meant, as row * Q + number.
         """
         hidden_BLD = self._embed(items_BL, positions_BL)
         same_B1LL = owner_BL[:, None, :, None] == owner_BL[:, None, None, :]
-        seen_B1LL = self._additive(same_B1LL.tril() if self.causal else same_B1LL, hidden_BLD)
+        earlier_LL = torch.ones_like(same_B1LL[0, 0]).tril()
+        both_ways_B1L1 = ~causal_BL[:, None, :, None]
+        seen_B1LL = self._additive(same_B1LL & (earlier_LL | both_ways_B1L1), hidden_BLD)
         hidden_BLD, last = self._up_to_last(hidden_BLD, seen_B1LL)
         (B, L, D), Q = hidden_BLD.shape, asking_BQ.shape[1]
         if Q == L:
