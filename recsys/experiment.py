@@ -25,6 +25,7 @@ from recsys.index import build_index
 from recsys.models import ANSWERS_SEEN, COUNTING, SCORES_COLD, fit_counting
 from recsys.models.protocol import Model
 from recsys.processes import Processes
+from recsys.recipe import decided, settled
 from recsys.report import write_report
 from recsys.sequences import Ragged
 from recsys.tracking import TrackedRun, track_run
@@ -77,12 +78,15 @@ def train(
     """
     if Processes.launched().rank > 0:
         raise InputError("only the first process of a training keeps its result; the others call `assist`")
-    data, folder, chosen = _opened(config, final=final)
+    given = config
+    config, data, folder, chosen = _opened(given, final=final)
     state = _State.open(folder, config, data, resume=resume)
     name = f"{config.model.name} (final)" if final else config.model.name
     with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
         state.keep(run.run_id)
         say(f"training {name} on {data.path}; run {run.run_id} at {shown_uri(config.tracking.uri)}")
+        if choices := decided(given, config):
+            say(f"chosen by the data: {choices}")
         started_at, started = datetime.now(UTC), time.perf_counter()
         model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen, say=say)
         seconds = time.perf_counter() - started
@@ -118,17 +122,20 @@ def assist(config: ExperimentConfig, *, resume: bool = False, final: bool = Fals
     """
     if config.model.name in COUNTING:
         raise InputError(f"model `{config.model.name}` counts and is not trained; start one process for it")
-    data, folder, chosen = _opened(config, final=final)
+    config, data, folder, chosen = _opened(config, final=final)
     _fit_encoder(config, data, folder, resume=resume, chosen=chosen)
 
 
-def _opened(config: ExperimentConfig, *, final: bool) -> tuple[PreparedData, Path, Bundle | None]:
-    """The data, the folder of the run, and for a final run the bundle whose validation chose its epochs."""
+def _opened(
+    config: ExperimentConfig, *, final: bool
+) -> tuple[ExperimentConfig, PreparedData, Path, Bundle | None]:
+    """The settled configuration, the data, the run's folder, and for a final run the bundle it follows."""
     data = PreparedData.load(config.prepared_path)
     check_settings(config, data)
+    config = settled(config, data)
     if not final:
-        return data, config.output_path, None
-    return data, config.output_path / "final", _chosen_by_validation(config, data)
+        return config, data, config.output_path, None
+    return config, data, config.output_path / "final", _chosen_by_validation(config, data)
 
 
 def _fit_encoder(

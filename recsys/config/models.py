@@ -15,8 +15,15 @@ class TransformerConfig(Config):
     dim: int = Field(64, ge=2, description="width D of items and hidden states")
     layers: int = Field(2, ge=1, description="transformer blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide `dim`")
-    max_length: int = Field(50, ge=2, description="positions N; BERT4Rec's appended [mask] takes one")
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of embeddings and residual branches")
+    max_length: int = Field(
+        50, ge=2, description="positions N; BERT4Rec's appended [mask] takes one; left open, the data decides"
+    )
+    dropout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="dropout of embeddings and residual branches; left open, the data decides",
+    )
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights")
     norm: Literal["pre", "post"] = Field(
         "pre", description="LayerNorm before each branch, or (as published for BERT4Rec) after each sum"

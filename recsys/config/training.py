@@ -18,9 +18,15 @@ class TrainingConfig(Config):
         description="events to fit to; with the validation targets there is nothing to stop early by: all "
         "`epochs` are trained, and only test figures are given",
     )
-    batch_size: int = Field(128, ge=1, description="sequences (windows of at most `max_length`) of a step")
+    batch_size: int = Field(
+        128,
+        ge=1,
+        description="sequences (windows of at most `max_length`) of a step; left open, the data decides",
+    )
     loss: Literal["full", "sampled", "gbce"] = Field(
-        "full", description="softmax over the whole catalogue, or over negatives, or gSASRec's gBCE"
+        "full",
+        description="softmax over the whole catalogue, or over negatives, or gSASRec's gBCE; left open, the "
+        "catalogue decides",
     )
     negatives: int = Field(1024, ge=1, description="sampled, gbce: negatives that a step draws")
     negative_power: float = Field(

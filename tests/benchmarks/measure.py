@@ -19,6 +19,7 @@ from recsys.experiment import STATE_FILE, train
 from recsys.history import HISTORY_FILE
 from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting
 from recsys.models.protocol import Model
+from recsys.recipe import settled
 from tests.benchmarks import peers, results
 from tests.benchmarks.peers import LIBRARIES, MODELS, Peer
 from tests.benchmarks.results import OURS, Row
@@ -124,6 +125,7 @@ def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Pa
         board: where the rows go.
         work: folder that keeps the run, so that another rule needs no other training.
     """
+    config = settled(config, board.data)
     model: Row = {
         "library": OURS,
         "model": label,
