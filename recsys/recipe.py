@@ -42,7 +42,11 @@ def settled(config: ExperimentConfig, data: PreparedData) -> ExperimentConfig:
     sizes = {"max_length": _max_length(training), "dropout": _dropout(training, n_items)}
     model = _decided(config.model, sizes)
     longest = model.max_length + OBJECTIVES[model.name].unread
-    steps = {"batch_size": _batch_size(training, longest), "loss": _loss(n_items)}
+    steps = {
+        "batch_size": _batch_size(training, longest),
+        "loss": _loss(n_items),
+        "validate_every": max(every for every in range(1, 6) if config.training.epochs % every == 0),
+    }
     return config.model_copy(update={"model": model, "training": _decided(config.training, steps)})
 
 

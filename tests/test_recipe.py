@@ -27,7 +27,10 @@ def test_a_small_dense_catalogue(tmp_path: Path) -> None:
     length, dropout, batch, loss = sizes(config)
     assert (length, dropout, loss) == (50, 0.3, "full")
     assert batch * data.training().lengths.mean() == pytest.approx(2_500, rel=0.1)
-    assert decided(given, config) == f"dropout 0.3, max_length 50, batch_size {batch}, loss full"
+    assert (
+        decided(given, config)
+        == f"dropout 0.3, max_length 50, batch_size {batch}, loss full, validate_every 5"
+    )
 
 
 def test_a_large_sparse_catalogue_of_long_sequences(tmp_path: Path) -> None:
@@ -44,10 +47,10 @@ def test_what_is_named_stays_and_counting_models_have_nothing_to_decide(tmp_path
         "name": "world",
         "data": {"format": "sample"},
         "model": {"name": "bert4rec", "max_length": 9, "dropout": 0.0},
-        "training": {"batch_size": 7, "loss": "gbce"},
+        "training": {"batch_size": 7, "loss": "gbce", "epochs": 7},
     }
     given = build_config(tree, where="the test")
     assert settled(given, data) == given
-    assert decided(given, settled(given, data)) == ""
+    assert decided(given, settled(given, data)) == "validate_every 1"  # 7 is a prime
     markov = experiment(name="markov")
     assert settled(markov, data) == markov

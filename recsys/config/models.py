@@ -47,12 +47,12 @@ class BERT4RecConfig(TransformerConfig):
     """The cloze-trained bidirectional encoder (Sun et al. 2019)."""
 
     name: Literal["bert4rec"] = "bert4rec"
-    mask_prob: float = Field(0.2, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
+    mask_prob: float = Field(0.4, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
     last_item_prob: float = Field(
-        0.1, ge=0, le=1, description="share of training samples that mask only the last item"
+        0.5, ge=0, le=1, description="share of cloze samples that mask only the last item"
     )
     next_item_prob: float = Field(
-        0.0,
+        0.5,
         ge=0,
         lt=1,
         description="share of training samples that name the item after each, seeing only what came before "

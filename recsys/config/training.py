@@ -12,7 +12,7 @@ from recsys.config.base import Config
 class TrainingConfig(Config):
     """How an encoder is trained; counting models need none of it."""
 
-    epochs: int = Field(100, ge=1, description="at most so many passes; the learning rate reaches 0 there")
+    epochs: int = Field(60, ge=1, description="at most so many passes; the learning rate reaches 0 there")
     fit: Literal["training", "training+validation"] = Field(
         "training",
         description="events to fit to; with the validation targets there is nothing to stop early by: all "
@@ -43,7 +43,9 @@ class TrainingConfig(Config):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps that warm up linearly from 0")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay; not on biases and LayerNorm")
     clip_norm: float = Field(5.0, gt=0, description="largest gradient norm")
-    validate_every: int = Field(1, ge=1, description="epochs between validations")
+    validate_every: int = Field(
+        1, ge=1, description="epochs between validations; left open, up to 5, a divisor of `epochs`"
+    )
     patience: int = Field(10, ge=1, description="validations without a better NDCG@10 before stopping")
     seed: int = Field(0, ge=0, description="seed of weights, masks, batches and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
