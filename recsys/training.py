@@ -16,6 +16,8 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from recsys.config import EncoderConfig, TrainingConfig
 from recsys.dataset import Targets
@@ -25,11 +27,12 @@ from recsys.losses import full_cross_entropy, gbce, sampled_softmax
 from recsys.metrics import hit_rate, ndcg, rank_counts
 from recsys.models import build_encoder
 from recsys.models.transformer import Transformer
+from recsys.optimizer import RowAdamW, clip_gradients, stored_values
 from recsys.processes import Processes
 from recsys.progress import epoch_reporter
 from recsys.sequences import Ragged
 from recsys.steps import Step, Steps
-from recsys.torch_settings import cpu_threads, quiet_lightning, seeded
+from recsys.torch_settings import cpu_threads, quiet_lightning, seeded, uses_bf16
 
 MONITOR = "ndcg@10"
 LAST_CHECKPOINT = "last.ckpt"
@@ -73,6 +76,9 @@ class EncoderTraining(pl.LightningModule):
         self.config = config
         self.log_chance: torch.Tensor
         self.register_buffer("log_chance", steps.negatives.log_chance, persistent=False)
+        if config.loss != "full":  # their gradients are sparse, which not every backend of DDP can add
+            weights = ["encoder.item_embedding.weight", "encoder.item_bias"]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, weights)
 
     def train_dataloader(self) -> Steps:
         """Steps that follow the current epoch."""
@@ -84,9 +90,10 @@ class EncoderTraining(pl.LightningModule):
             return ValidationChunks([])
         return ValidationChunks(list(chunks(self.validation, self.encoder.n_items)))
 
-    def on_fit_start(self) -> None:
-        """Settle the precision, now that the device is known."""
-        self.bf16 = uses_bf16(self.config.precision, self.device)
+    @property
+    def bf16(self) -> bool:
+        """Whether matrix products are done in bfloat16, on the device where the encoder is now."""
+        return uses_bf16(self.config.precision, self.device)
 
     def on_train_epoch_start(self) -> None:
         """Tie dropout to the epoch's number, for the same reason as the steps; processes drop differently."""
@@ -94,21 +101,37 @@ class EncoderTraining(pl.LightningModule):
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def training_step(self, step: Step, batch_idx: int) -> torch.Tensor:
-        """Mean loss at the places asked; logits exist only there.
+        """The loss of a step, weighted.
 
         Processes hold unequal numbers of places, and their gradients are averaged: each loss is weighted so
         that the average is that of the whole step.
         """
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            states_TD = self.encoder.states(*step[:5])
-        loss = LOSSES[self.config.loss](self, states_TD[: len(step.targets_T)].float(), step)
-        loss = loss * (len(step.targets_T) * self.trainer.world_size / step.asked)
+        loss = self.loss(step) * (len(step.targets_T) * self.trainer.world_size / step.asked)
         self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=step.asked)
         return loss
 
-    def outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(V+2, D) item embedding and (V+2,) its biases, which losses score with."""
-        return self.encoder.item_embedding.weight, self.encoder.output_bias()
+    def loss(self, step: Step) -> torch.Tensor:
+        """Mean loss at the places asked; logits exist only there."""
+        table_UD, bias_U = self.encoder.outputs(step.rows_U)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            states_TD = self.encoder.states(*step[:5], table_UD)
+        inputs = states_TD[: len(step.targets_T)].float(), table_UD, bias_U
+        return LOSSES[self.config.loss](self, inputs, step)
+
+    def on_after_backward(self) -> None:
+        """Average the gradients that DDP leaves alone: those of the step's rows, which all processes know."""
+        for weight in self.encoder.parameters():
+            if weight.grad is not None and weight.grad.is_sparse:
+                self.trainer.strategy.reduce(stored_values(weight.grad), reduce_op="mean")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's clipping does not take sparse gradients."""
+        clip_gradients(self.encoder.parameters(), self.config.clip_norm)
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums of NDCG, HR and users."""
@@ -141,7 +164,7 @@ class EncoderTraining(pl.LightningModule):
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+        optimizer = RowAdamW(groups, lr=self.config.learning_rate, fused=True)
         steps = len(self.steps) * self.config.epochs
         warmup = max(int(self.config.warmup * steps), 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -150,34 +173,35 @@ class EncoderTraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _full(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
-    return full_cross_entropy(states_TD, *module.outputs(), step.targets_T, bf16=module.bf16)
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""States at the places asked (T, D), item vectors (V+2 or U, D) and their biases."""
 
 
-def _sampled(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
-    return sampled_softmax(states_TD, *module.outputs(), step.targets_T, step.negatives_n, module.log_chance)
+def _full(module: EncoderTraining, inputs: Inputs, step: Step) -> torch.Tensor:
+    return full_cross_entropy(*inputs, step.targets_T, bf16=module.bf16)
 
 
-def _gbce(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
-    calibration = module.config.calibration
-    return gbce(states_TD, *module.outputs(), step.targets_T, step.negatives_n, calibration=calibration)
+def _sampled(module: EncoderTraining, inputs: Inputs, step: Step) -> torch.Tensor:
+    log_chance_U = module.log_chance[step.rows_U]
+    return sampled_softmax(*inputs, step.targets_T, step.negatives_n, log_chance_U)
 
 
-LOSSES: dict[str, Callable[[EncoderTraining, torch.Tensor, Step], torch.Tensor]] = {
+def _gbce(module: EncoderTraining, inputs: Inputs, step: Step) -> torch.Tensor:
+    return gbce(
+        *inputs,
+        step.targets_T,
+        step.negatives_n,
+        n_items=module.encoder.n_items,
+        calibration=module.config.calibration,
+    )
+
+
+LOSSES: dict[str, Callable[[EncoderTraining, Inputs, Step], torch.Tensor]] = {
     "full": _full,
     "sampled": _sampled,
     "gbce": _gbce,
 }
-"""`training.loss` -> (module, states at the places asked (T, D), step) -> mean loss."""
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether matrix products are done in bfloat16: as asked, and for `auto` where the processor can."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+"""`training.loss` -> (module, what it compares, step) -> mean loss."""
 
 
 class _Progress(Callback):

@@ -13,8 +13,8 @@ What differs in both: positions are counted from the end of a sequence (equal to
 that a row can be as narrow as its sequences; and several sequences may stand in one row, each of which sees
 only itself.
 
-Shapes: `B` rows, `L` columns, `Q` columns of a row that are asked, `D` width, `H` heads, `V` items, `T`
-places that the loss reads.
+Shapes: `B` rows, `L` columns, `Q` columns of a row that are asked, `D` width, `H` heads, `V` items, `U`
+of them that a step uses, `T` places that the loss reads.
 """
 
 from __future__ import annotations
@@ -171,6 +171,7 @@ class Transformer(nn.Module):
         owner_BL: torch.Tensor,
         asking_BQ: torch.Tensor,
         places_T: torch.Tensor,
+        table_UD: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(T, D) states that are compared with items, of a batch whose rows hold several sequences.
 
@@ -182,8 +183,9 @@ class Transformer(nn.Module):
             owner_BL: which sequence of the batch each column belongs to; -1 at padding.
             asking_BQ: the columns of each row that are asked, filled up with any to equal numbers.
             places_T: which of these are meant, as row * Q + number.
+            table_UD: the item vectors that `items_BL` counts in, the first of them PAD's; default: all.
         """
-        hidden_BLD = self._embed(items_BL, positions_BL)
+        hidden_BLD = self._embed(items_BL, positions_BL, table_UD)
         same_B1LL = owner_BL[:, None, :, None] == owner_BL[:, None, None, :]
         seen_B1LL = self._additive(same_B1LL.tril() if self.causal else same_B1LL, hidden_BLD)
         hidden_BLD, last = self._up_to_last(hidden_BLD, seen_B1LL)
@@ -225,13 +227,32 @@ class Transformer(nn.Module):
         vectors_VD: torch.Tensor = self.item_embedding.weight[1 : self.n_items + 1]
         return vectors_VD if self.causal else torch.cat([vectors_VD, self.item_bias[:, None]], dim=1)
 
-    def output_bias(self) -> torch.Tensor:
-        """(V+2,) bias of each row of the item embedding: -inf for PAD and MASK, which are never an answer."""
-        bias_V = self.item_embedding.weight.new_zeros(self.n_items) if self.causal else self.item_bias
-        return F.pad(bias_V, (1, 1), value=-torch.inf)
+    def outputs(self, rows_U: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(V+2, D) item embedding and (V+2,) its biases, -inf for PAD and MASK, which are never an answer.
 
-    def _embed(self, items_BL: torch.Tensor, positions_BL: torch.Tensor) -> torch.Tensor:
-        embedded_BLD = self.item_embedding(items_BL) * self.scale + self.position_embedding(positions_BL)
+        Args:
+            rows_U: take these rows alone, rising, PAD the first and MASK the last; the gradients of the whole
+                are then sparse.
+        """
+        table_UD: torch.Tensor = self.item_embedding.weight
+        if rows_U is not None:
+            table_UD = F.embedding(rows_U, table_UD, sparse=True)
+        if self.causal:
+            bias_U = table_UD.new_zeros(len(table_UD) - 2)
+        else:
+            bias_U = (
+                self.item_bias
+                if rows_U is None
+                else self.item_bias.gather(0, rows_U[1:-1] - 1, sparse_grad=True)
+            )
+        return table_UD, F.pad(bias_U, (1, 1), value=-torch.inf)
+
+    def _embed(
+        self, items_BL: torch.Tensor, positions_BL: torch.Tensor, table_UD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        table_UD = self.item_embedding.weight if table_UD is None else table_UD
+        items_BLD = F.embedding(items_BL, table_UD, padding_idx=PAD)
+        embedded_BLD = items_BLD * self.scale + self.position_embedding(positions_BL)
         if not self.causal:
             embedded_BLD = self.embedding_norm(embedded_BLD)
         return dropout(embedded_BLD, self.dropout) if self.training else embedded_BLD
