@@ -23,8 +23,8 @@ GPU_BLOCK_BYTES = 2**29
 LEAST_ROWS = 32
 """A block never has fewer places, also where a catalogue is so large that it takes more bytes then (beyond
 32,768 items in float32): with fewer, every place would read all item vectors from memory."""
-Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""At states (T, D), item vectors and biases."""
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""States (T, D), item vectors and their biases, or the gradients there."""
 SMALLEST_CHANCE = 1e-30
 """Below it the log of a probability is taken from the logits."""
 
@@ -71,7 +71,7 @@ class _WithGradients(torch.autograd.Function):
         items_VD: torch.Tensor,
         bias_V: torch.Tensor,
         total: torch.Tensor,
-        gradients: Gradients,
+        gradients: Parts,
     ) -> torch.Tensor:
         ctx.save_for_backward(*gradients)
         return total / len(states_TD)
@@ -83,7 +83,7 @@ class _WithGradients(torch.autograd.Function):
         return grad_states.mul_(factor), grad_items.mul_(factor), grad_bias.mul_(factor), None, None
 
 
-def _with_gradients(inputs: Gradients, total: torch.Tensor, gradients: Gradients) -> torch.Tensor:
+def _with_gradients(inputs: Parts, total: torch.Tensor, gradients: Parts) -> torch.Tensor:
     """The mean over T places of a sum, with the sum's gradients at states, items and biases."""
     with torch.enable_grad():
         loss: torch.Tensor = _WithGradients.apply(*inputs, total, gradients)  # type: ignore[no-untyped-call]
@@ -96,7 +96,7 @@ def _full(
     bias_V: torch.Tensor,
     targets_T: torch.Tensor,
     dtype: torch.dtype,
-) -> tuple[torch.Tensor, Gradients]:
+) -> tuple[torch.Tensor, Parts]:
     """Sum of the cross-entropies, and its gradients."""
     T, V = len(states_TD), len(items_VD)
     padding = -T % LEAST_ROWS
@@ -217,7 +217,7 @@ def gbce(
 
 
 def _sampled(
-    inputs: Gradients,
+    inputs: Parts,
     targets_T: torch.Tensor,
     negatives_n: torch.Tensor,
     lowered: torch.Tensor,

@@ -41,7 +41,7 @@ class RowAdamW(torch.optim.AdamW):
         rows_U, gradient_UD = gradient.indices()[0], gradient.values()
         state = self.state[weight_VD]
         if not state:  # the pages of zeros become memory when a row on them is used
-            state["step"] = torch.zeros((), device=weight_VD.device if group["fused"] else "cpu")
+            state["step"] = torch.zeros(())
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight_VD), torch.zeros_like(weight_VD)
         state["step"] += 1
         (beta1, beta2), rate, steps = group["betas"], group["lr"], state["step"].item()

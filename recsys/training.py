@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from recsys.checkpoints import BEST, LAST, StreamedCheckpoints, ran_out_of_patience
 from recsys.config import EncoderConfig, TrainingConfig
 from recsys.dataset import Targets
 from recsys.errors import InputError
-from recsys.evaluation import chunks, encoder_input
-from recsys.losses import full_cross_entropy, gbce, sampled_softmax
+from recsys.evaluation import chunks, score_function
+from recsys.losses import Parts, full_cross_entropy, gbce, sampled_softmax
 from recsys.metrics import hit_rate, ndcg, rank_counts
 from recsys.models import build_encoder
 from recsys.models.transformer import Transformer
@@ -35,7 +37,6 @@ from recsys.steps import Step, Steps
 from recsys.torch_settings import cpu_threads, quiet_lightning, seeded, uses_bf16
 
 MONITOR = "ndcg@10"
-LAST_CHECKPOINT = "last.ckpt"
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -86,13 +87,12 @@ class EncoderTraining(pl.LightningModule):
 
     def val_dataloader(self) -> ValidationChunks:
         """Places of the validation targets; none without validation."""
-        if self.validation is None:
-            return ValidationChunks([])
-        return ValidationChunks(list(chunks(self.validation, self.encoder.n_items)))
+        places = chunks(self.validation, self.encoder.n_items) if self.validation is not None else ()
+        return ValidationChunks(list(places))
 
-    @property
+    @cached_property
     def bf16(self) -> bool:
-        """Whether matrix products are done in bfloat16, on the device where the encoder is now."""
+        """Whether matrix products are done in bfloat16, on the device that trains."""
         return uses_bf16(self.config.precision, self.device)
 
     def on_train_epoch_start(self) -> None:
@@ -130,7 +130,7 @@ class EncoderTraining(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's clipping does not take sparse gradients."""
+        """Clip to the norm that the configuration names; Lightning's own does not take sparse gradients."""
         clip_gradients(self.encoder.parameters(), self.config.clip_norm)
 
     def on_validation_epoch_start(self) -> None:
@@ -144,8 +144,7 @@ class EncoderTraining(pl.LightningModule):
         if not len(places_B):
             return
         histories = self.validation.histories.take(places_B)
-        vectors_BD = self.encoder.encode(encoder_input(self.encoder, histories, str(self.device)))
-        scores_BV = (vectors_BD @ self.encoder.item_table().T).float().cpu().numpy()
+        scores_BV = score_function(self.encoder, self.device)(histories)
         scores_BV[histories.rows, histories.values - 1] = -np.inf
         above_B, level_B = rank_counts(scores_BV, self.validation.items[places_B])
         sums = ndcg(above_B, level_B, 10).sum(), hit_rate(above_B, level_B, 10).sum(), len(places_B)
@@ -173,20 +172,16 @@ class EncoderTraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""States at the places asked (T, D), item vectors (V+2 or U, D) and their biases."""
-
-
-def _full(module: EncoderTraining, inputs: Inputs, step: Step) -> torch.Tensor:
+def _full(module: EncoderTraining, inputs: Parts, step: Step) -> torch.Tensor:
     return full_cross_entropy(*inputs, step.targets_T, bf16=module.bf16)
 
 
-def _sampled(module: EncoderTraining, inputs: Inputs, step: Step) -> torch.Tensor:
+def _sampled(module: EncoderTraining, inputs: Parts, step: Step) -> torch.Tensor:
     log_chance_U = module.log_chance[step.rows_U]
     return sampled_softmax(*inputs, step.targets_T, step.negatives_n, log_chance_U)
 
 
-def _gbce(module: EncoderTraining, inputs: Inputs, step: Step) -> torch.Tensor:
+def _gbce(module: EncoderTraining, inputs: Parts, step: Step) -> torch.Tensor:
     return gbce(
         *inputs,
         step.targets_T,
@@ -196,7 +191,7 @@ def _gbce(module: EncoderTraining, inputs: Inputs, step: Step) -> torch.Tensor:
     )
 
 
-LOSSES: dict[str, Callable[[EncoderTraining, Inputs, Step], torch.Tensor]] = {
+LOSSES: dict[str, Callable[[EncoderTraining, Parts, Step], torch.Tensor]] = {
     "full": _full,
     "sampled": _sampled,
     "gbce": _gbce,
@@ -275,7 +270,7 @@ def fit_encoder(
             processes.
     """
     steps = Steps(training, n_items, model_config, config)
-    last, best = checkpoints / LAST_CHECKPOINT, checkpoints / "best.ckpt"
+    last, best = (checkpoints / f"{name}.ckpt" for name in (LAST, BEST))
     processes = Processes.launched()
     _check_device(config, processes)
     steps.check_shares(processes.total)
@@ -291,7 +286,7 @@ def fit_encoder(
             progress = _Progress(report, on_epoch) if report else Callback()
             trainer = _trainer(config, checkpoints, processes, validation is not None, stop_epoch, progress)
             goes_on = resume and last.exists()
-            if not (goes_on and _ran_out_of_patience(last)):
+            if not (goes_on and ran_out_of_patience(last)):
                 trainer.fit(module, ckpt_path=str(last) if goes_on else None)
     chosen = best if validation is not None else last
     state = torch.load(chosen, map_location="cpu", weights_only=True, mmap=True)
@@ -310,12 +305,6 @@ def _check_device(config: TrainingConfig, processes: Processes) -> None:
         )
 
 
-def _ran_out_of_patience(last: Path) -> bool:
-    """Whether early stopping had ended the training; Lightning alone would go on until it stops again."""
-    states = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["callbacks"].values()
-    return any(state.get("stopped_epoch") for state in states)
-
-
 def _trainer(
     config: TrainingConfig,
     checkpoints: Path,
@@ -329,7 +318,7 @@ def _trainer(
         callbacks += [
             ModelCheckpoint(
                 checkpoints,
-                filename="best",
+                filename=BEST,
                 monitor=MONITOR,
                 mode="max",
                 save_weights_only=True,
@@ -340,7 +329,7 @@ def _trainer(
     # Last in the list: its checkpoint holds what the other callbacks decided in the same epoch.
     callbacks.append(
         ModelCheckpoint(
-            checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+            checkpoints, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False
         )
     )
     return pl.Trainer(
@@ -350,9 +339,9 @@ def _trainer(
         num_nodes=processes.nodes,
         strategy="ddp" if processes.total > 1 else "auto",
         callbacks=callbacks,
+        plugins=[StreamedCheckpoints()],
         check_val_every_n_epoch=min(config.validate_every, config.epochs),
         limit_val_batches=1.0 if validates else 0,
-        gradient_clip_val=config.clip_norm,
         deterministic=True,
         num_sanity_val_steps=0,
         logger=False,
