@@ -27,7 +27,7 @@ from recsys.models import SCORES_COLD, check_has_answers
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
-from recsys.ranking import Ranks, Scorer, chunks, encoder_input, rank_all, score_function
+from recsys.ranking import Ranks, Scorer, chunks, rank_all, score_function
 from recsys.sequences import Ragged
 from recsys.slices import Slices, user_slices
 
@@ -36,7 +36,6 @@ __all__ = [
     "Protocol",
     "Scorer",
     "chunks",
-    "encoder_input",
     "evaluate",
     "evaluate_bundle",
     "metric_lines",

@@ -4,7 +4,7 @@ Everything here is numpy on whole batches; a step's arrays are a function of the
 never of the number of processes.
 
 Shapes: `B` sequences of a step, `R` rows, `L` columns, `T` places that are asked, `Q` of a row at most, `n`
-negatives, `V` items.
+negatives, `V` items, `U` rows of the item embedding that a step uses.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from recsys.batching import Packed, number_of_batches, shuffled_batches, windows
 from recsys.config import EncoderConfig, TrainingConfig
 from recsys.errors import InputError
 from recsys.objectives import OBJECTIVES, Examples
+from recsys.schema import PAD
 from recsys.sequences import Ragged
 
 
 class Step(NamedTuple):
     """What one process reads in one step.
+
+    With negatives, items are numbers of rows in `rows_U`: what is computed, and what the optimizer then
+    changes, follows the items of the step, not those of the catalogue.
 
     Attributes:
         items_RL: int64 item indices, MASK at the hidden places, PAD where no sequence stands.
@@ -36,6 +40,8 @@ class Step(NamedTuple):
         targets_T: int64 item indices, the answers there.
         negatives_n: int64 item indices that all processes share; empty for the full softmax.
         asked: places asked in the whole step, of all processes.
+        rows_U: int64 rows of the item embedding that any process uses in the step, rising, PAD and MASK among
+            them; None for the full softmax, where items are rows of the whole.
     """
 
     items_RL: torch.Tensor
@@ -47,22 +53,34 @@ class Step(NamedTuple):
     targets_T: torch.Tensor
     negatives_n: torch.Tensor
     asked: int
+    rows_U: torch.Tensor | None
 
     @classmethod
-    def of(cls, examples: Examples, negatives: NDArray[np.int64], asked: int) -> Step:
+    def of(
+        cls,
+        examples: Examples,
+        negatives: NDArray[np.int64],
+        asked: int,
+        rows: NDArray[np.int64] | None = None,
+    ) -> Step:
         """Pack examples into rows."""
+
+        def numbers(items: NDArray[np.integer]) -> NDArray[np.int64]:
+            return items.astype(np.int64) if rows is None else np.searchsorted(rows, items)
+
         packed = Packed.rows(examples.read.lengths)
         asking, places = packed.asking(examples.asked)
         return cls(
-            torch.from_numpy(packed.spread(examples.read.values)),
+            torch.from_numpy(packed.spread(numbers(examples.read.values))),
             torch.from_numpy(packed.positions(examples.ahead)),
             torch.from_numpy(packed.owners()),
             torch.from_numpy(packed.marked(examples.causal)),
             torch.from_numpy(asking),
             torch.from_numpy(places),
-            torch.from_numpy(examples.answers[examples.asked].astype(np.int64)),
-            torch.from_numpy(negatives),
+            torch.from_numpy(numbers(examples.answers[examples.asked])),
+            torch.from_numpy(numbers(negatives)),
             asked,
+            None if rows is None else torch.from_numpy(rows),
         )
 
 
@@ -153,4 +171,11 @@ class Steps:
         for chosen in shuffled_batches(len(self.windows), self.config.batch_size, rng):
             examples = self.objective.make(self.windows.take(chosen), self.model, self.mask, rng)
             own = examples.take(np.arange(rank, len(chosen), processes)) if processes > 1 else examples
-            yield Step.of(own, self.negatives.draw(rng), int(examples.asked.sum()))
+            negatives = self.negatives.draw(rng)
+            rows = None if self.config.loss == "full" else self._rows(examples, negatives)
+            yield Step.of(own, negatives, int(examples.asked.sum()), rows)
+
+    def _rows(self, examples: Examples, negatives: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the item embedding that a step uses, of all processes: their gradients are then added."""
+        answers = examples.answers[examples.asked]
+        return np.unique(np.concatenate([[PAD, self.mask], examples.read.values, answers, negatives]))

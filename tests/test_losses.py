@@ -115,7 +115,7 @@ def test_gbce_is_the_papers_formula(calibration: float) -> None:
     positive = torch.sigmoid(scores.gather(1, targets[:, None])[:, 0])
     rest = 1 - torch.sigmoid(scores[:, negatives])
     expected = -(beta * positive.log() + rest.log().sum(1)).mean() / 5
-    found = gbce(states, items, bias, targets, negatives, calibration=calibration)
+    found = gbce(states, items, bias, targets, negatives, n_items=V, calibration=calibration)
     torch.testing.assert_close(found, expected)
     if calibration == 0:
         assert beta == 1

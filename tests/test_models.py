@@ -18,7 +18,8 @@ from recsys.steps import Step
 
 N_ITEMS = 20
 SMALL: dict[str, Any] = {"dim": 16, "layers": 2, "heads": 4, "max_length": 9}
-BERT4REC = BERT4RecConfig(**SMALL, norm="post", feed_forward="gelu", scoring="dot")
+CLOZE: dict[str, Any] = {"next_item_prob": 0.0, "read": "mask"}
+BERT4REC = BERT4RecConfig(**SMALL, **CLOZE, norm="post", feed_forward="gelu", scoring="dot")
 SASREC = SASRecConfig(**SMALL, norm="pre", feed_forward="relu", scoring="dot")
 
 
@@ -123,17 +124,29 @@ def test_one_batch_reads_some_sequences_both_ways_and_others_causally() -> None:
     with torch.inference_mode():
         states = model.states(*step[:6])[:4]
         alone = [packed_states(model, [[3, 7, 21, 4]], [asked[0]])[0]]
-        positions = model.position_embedding.weight
-        for length in (1, 2, 3):
-            row = [5, 6, 2][:length]
-            at = torch.arange(3, 3 - length, -1)  # the MASK would stand at 0
-            hidden = model.embedding_norm(model.item_embedding.weight[row] + positions[at])[None]
-            mask = nn.Transformer.generate_square_subsequent_mask(length)
-            for block in model.blocks:
-                layer = torch_layer(block, inner=64, activation="gelu", norm_first=False)
-                hidden = layer(hidden, src_mask=mask)
-            alone.append(transformed(model, hidden[0, -1]))
+        alone += [causal_reference(model, [5, 6, 2][:length], at=3 - length + 1) for length in (1, 2, 3)]
         torch.testing.assert_close(states, torch.stack(alone), rtol=1e-5, atol=1e-5)
+
+
+def causal_reference(model: Transformer, items: list[int], *, at: int) -> torch.Tensor:
+    """State of the last item, the first of positions `at`, by PyTorch's own post-LN layers."""
+    positions = model.position_embedding.weight[at : at + len(items)].flip(0)
+    hidden = model.embedding_norm(model.item_embedding.weight[items] + positions)[None]
+    mask = nn.Transformer.generate_square_subsequent_mask(len(items))
+    for block in model.blocks:
+        hidden = torch_layer(block, inner=64, activation="gelu", norm_first=False)(hidden, src_mask=mask)
+    return transformed(model, hidden[0, -1])
+
+
+def test_reading_at_the_last_item_leaves_the_place_of_the_mask_empty() -> None:
+    torch.manual_seed(0)
+    settings = {"next_item_prob": 0.5, "read": "last_item"}
+    model = build_bert4rec(BERT4REC.model_copy(update=settings), N_ITEMS).eval()
+    assert model.max_history == 8
+    with torch.inference_mode():
+        expected = causal_reference(model, [3, 7, 1], at=1)
+        vectors = model.encode(torch.tensor([[0, 0, 3, 7, 1]]))
+        torch.testing.assert_close(vectors[0, :-1], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_sasrec_equals_an_independent_pre_norm_encoder() -> None:
@@ -152,7 +165,9 @@ def test_sasrec_equals_an_independent_pre_norm_encoder() -> None:
 
 def test_cosine_scores_of_a_pre_norm_encoder() -> None:
     torch.manual_seed(0)
-    config = BERT4RecConfig(**SMALL, norm="pre", feed_forward="gelu", scoring="cosine", temperature=0.1)
+    config = BERT4RecConfig(
+        **SMALL, **CLOZE, norm="pre", feed_forward="gelu", scoring="cosine", temperature=0.1
+    )
     model = build_bert4rec(config, N_ITEMS).eval()
     row = [3, 7, 1, N_ITEMS + 1]
     with torch.inference_mode():

@@ -58,6 +58,20 @@ class BERT4RecConfig(TransformerConfig):
         description="share of training samples that name the item after each, seeing only what came before "
         "(SASRec's task); the others are cloze samples",
     )
+    read: Literal["last_item", "mask"] = Field(
+        "last_item",
+        description="where a history is asked for what comes next: at its last item, seeing what came before "
+        "(needs next-item samples), or, as published, at a [mask] behind it, seeing both ways",
+    )
+
+    @model_validator(mode="after")
+    def _read_as_trained(self) -> Self:
+        if self.read == "last_item" and not self.next_item_prob:
+            raise ValueError(
+                "read `last_item` is trained by next-item samples alone, but next_item_prob is 0; set it, or "
+                "read `mask`"
+            )
+        return self
 
 
 class SASRecConfig(TransformerConfig):

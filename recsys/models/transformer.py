@@ -17,8 +17,8 @@ What differs in all: positions are counted from the end of a sequence (equal to 
 that a row can be as narrow as its sequences; and several sequences may stand in one row, each of which sees
 only itself.
 
-Shapes: `B` rows, `L` columns, `Q` columns of a row that are asked, `D` width, `H` heads, `V` items, `T`
-places that the loss reads.
+Shapes: `B` rows, `L` columns, `Q` columns of a row that are asked, `D` width, `H` heads, `V` items, `U`
+of them that a step uses, `T` places that the loss reads.
 """
 
 from __future__ import annotations
@@ -143,9 +143,11 @@ class Transformer(nn.Module):
         dropout: float,
         attention_dropout: float,
         causal: bool,
+        spare: int,
         pre_norm: bool,
         feed_forward: str,
         temperature: float | None,
+        biased: bool,
     ) -> None:
         """Draw the weights from the global torch generator: truncated normal, deviation 0.02.
 
@@ -154,22 +156,26 @@ class Transformer(nn.Module):
             dim: width D, a multiple of `heads`.
             layers: number of transformer blocks.
             heads: attention heads H.
-            max_length: positions N; BERT4Rec's appended MASK takes one of them.
+            max_length: positions N.
             dropout: dropout of the embedding and of both branches of a block.
             attention_dropout: dropout of the attention weights.
-            causal: True for SASRec, False for BERT4Rec.
+            causal: whether a history is read by what came before each item and asked at its last one, or read
+                both ways and asked at a MASK that is appended.
+            spare: positions behind the last item, where the MASK stands.
             pre_norm: LayerNorm before each branch, and not after each sum.
             feed_forward: a name of `FEED_FORWARDS`.
-            temperature: of cosine scores; None for inner products (BERT4Rec's with a bias for each item).
+            temperature: of cosine scores; None for inner products.
+            biased: whether items have a bias besides.
         """
         super().__init__()
         self.n_items = n_items
         self.causal = causal
-        self.max_history = max_length if causal else max_length - 1
+        self.spare = spare
+        self.max_history = max_length - spare
         self.dropout = dropout
         self.pre_norm = pre_norm
         self.temperature = temperature
-        self.biased = temperature is None and not causal
+        self.biased = biased
         self.scale = math.sqrt(dim) if pre_norm else 1.0
         self.item_embedding = nn.Embedding(n_items + 2, dim, padding_idx=PAD)
         self.position_embedding = nn.Embedding(max_length, dim)
@@ -200,6 +206,7 @@ class Transformer(nn.Module):
         causal_BL: torch.Tensor,
         asking_BQ: torch.Tensor,
         places_T: torch.Tensor,
+        table_UD: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(T, D) states that are compared with items, of a batch whose rows hold several sequences.
 
@@ -212,8 +219,9 @@ class Transformer(nn.Module):
             causal_BL: bool, columns that see only themselves and what came before.
             asking_BQ: the columns of each row that are asked, filled up with any to equal numbers.
             places_T: which of these are meant, as row * Q + number.
+            table_UD: the item vectors that `items_BL` counts in, the first of them PAD's; default: all.
         """
-        hidden_BLD = self._embed(items_BL, positions_BL)
+        hidden_BLD = self._embed(items_BL, positions_BL, table_UD)
         same_B1LL = owner_BL[:, None, :, None] == owner_BL[:, None, None, :]
         earlier_LL = torch.ones_like(same_B1LL[0, 0]).tril()
         both_ways_B1L1 = ~causal_BL[:, None, :, None]
@@ -238,7 +246,8 @@ class Transformer(nn.Module):
         if not self.causal:
             items_BL = F.pad(items_BL, (0, 1), value=self.n_items + 1)
         B, L = items_BL.shape
-        positions_L = torch.arange(L - 1, -1, -1, device=items_BL.device)
+        nearest = self.spare if self.causal else 0
+        positions_L = torch.arange(nearest + L - 1, nearest - 1, -1, device=items_BL.device)
         hidden_BLD = self._embed(items_BL, positions_L)
         seen_BLL = (items_BL != PAD)[:, None, None, :]
         if self.causal:
@@ -254,21 +263,37 @@ class Transformer(nn.Module):
 
     def item_table(self) -> torch.Tensor:
         """(V, D or D+1) item vectors; where items have a bias it is the last dimension."""
-        vectors_VD = self.output_items()[1 : self.n_items + 1]
+        vectors_VD = self.compared(self.item_embedding.weight[1 : self.n_items + 1])
         return torch.cat([vectors_VD, self.item_bias[:, None]], dim=1) if self.biased else vectors_VD
 
-    def output_items(self) -> torch.Tensor:
-        """(V+2, D) what states are compared with: the item embedding, of unit length for cosines."""
-        weight_VD: torch.Tensor = self.item_embedding.weight
-        return weight_VD if self.temperature is None else F.normalize(weight_VD, dim=1)
+    def outputs(self, rows_U: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(V+2, D) item embedding and (V+2,) its biases, -inf for PAD and MASK, which are never an answer.
 
-    def output_bias(self) -> torch.Tensor:
-        """(V+2,) bias of each row of the item embedding: -inf for PAD and MASK, which are never an answer."""
-        bias_V = self.item_bias if self.biased else self.item_embedding.weight.new_zeros(self.n_items)
-        return F.pad(bias_V, (1, 1), value=-torch.inf)
+        Args:
+            rows_U: take these rows alone, rising, PAD the first and MASK the last; the gradients of the whole
+                are then sparse.
+        """
+        table_UD: torch.Tensor = self.item_embedding.weight
+        if rows_U is not None:
+            table_UD = F.embedding(rows_U, table_UD, sparse=True)
+        if not self.biased:
+            bias_U = table_UD.new_zeros(len(table_UD) - 2)
+        elif rows_U is None:
+            bias_U = self.item_bias
+        else:
+            bias_U = self.item_bias.gather(0, rows_U[1:-1] - 1, sparse_grad=True)
+        return table_UD, F.pad(bias_U, (1, 1), value=-torch.inf)
 
-    def _embed(self, items_BL: torch.Tensor, positions_BL: torch.Tensor) -> torch.Tensor:
-        embedded_BLD = self.item_embedding(items_BL) * self.scale + self.position_embedding(positions_BL)
+    def compared(self, table_UD: torch.Tensor) -> torch.Tensor:
+        """(U, D) what states are compared with: item vectors, brought to unit length for cosines."""
+        return table_UD if self.temperature is None else F.normalize(table_UD, dim=1)
+
+    def _embed(
+        self, items_BL: torch.Tensor, positions_BL: torch.Tensor, table_UD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        table_UD = self.item_embedding.weight if table_UD is None else table_UD
+        items_BLD = F.embedding(items_BL, table_UD, padding_idx=PAD)
+        embedded_BLD = items_BLD * self.scale + self.position_embedding(positions_BL)
         if not self.pre_norm:
             embedded_BLD = self.embedding_norm(embedded_BLD)
         return dropout(embedded_BLD, self.dropout) if self.training else embedded_BLD
@@ -295,15 +320,18 @@ class Transformer(nn.Module):
 
 def build_bert4rec(config: BERT4RecConfig, n_items: int) -> Transformer:
     """BERT4Rec with fresh weights, as the configuration says."""
-    return _build(config, n_items, causal=False)
+    biased = config.scoring == "dot"
+    return _build(config, n_items, causal=config.read == "last_item", spare=1, biased=biased)
 
 
 def build_sasrec(config: SASRecConfig, n_items: int) -> Transformer:
     """SASRec with fresh weights, as the configuration says."""
-    return _build(config, n_items, causal=True)
+    return _build(config, n_items, causal=True, spare=0, biased=False)
 
 
-def _build(config: BERT4RecConfig | SASRecConfig, n_items: int, *, causal: bool) -> Transformer:
+def _build(
+    config: BERT4RecConfig | SASRecConfig, n_items: int, *, causal: bool, spare: int, biased: bool
+) -> Transformer:
     return Transformer(
         n_items=n_items,
         dim=config.dim,
@@ -313,9 +341,11 @@ def _build(config: BERT4RecConfig | SASRecConfig, n_items: int, *, causal: bool)
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
         causal=causal,
+        spare=spare,
         pre_norm=config.norm == "pre",
         feed_forward=config.feed_forward,
         temperature=config.temperature if config.scoring == "cosine" else None,
+        biased=biased,
     )
 
 
