@@ -117,7 +117,7 @@ def row(model: str, settings: str, ndcg: float, seed: int = 0, **more: Any) -> r
 
 def changed(name: str, recipe: str, ndcg: float, difference: tuple[float, float, float]) -> results.Row:
     found = dict(zip(("mean", "low", "high"), difference, strict=True))
-    more = {"ablation": {"recipe": recipe, "variant": name}, "difference": {"ndcg@10": found}}
+    more: dict[str, Any] = {"ablation": {"recipe": recipe, "variant": name}, "difference": {"ndcg@10": found}}
     return row(f"BERT4Rec, {name}", f"x, variant of {recipe}", ndcg, **more)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import recsys
 from data_prep.sample import write_sample
 from recsys.cli import app
 from recsys.config import ExperimentConfig, build_config, load_config
-from recsys.dataset import PreparedData
+from recsys.dataset import PreparedData, Split
 from recsys.errors import InputError
 from recsys.mlflow_session import mlflow_session
 from recsys.sequences import Ragged
@@ -60,32 +59,31 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     return config
 
 
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data whose test events are no items, and whose test split cannot be asked for."""
+def poison(patch: pytest.MonkeyPatch) -> None:
+    """Data is read with test events that are no items, and its test split cannot be asked for."""
     load, marks = PreparedData.load, PreparedData._marks
 
-    def poison(path: Path) -> PreparedData:
+    def poisoned(path: Path) -> PreparedData:
         data = load(path)
         values = data.sequences.values.copy()
         values[data.sequences.offsets[:-1] + data.test_start] = 10**6
         return dataclasses.replace(data, sequences=Ragged(values, data.sequences.offsets))
 
-    def refuse(data: PreparedData, split: str) -> Any:  # noqa: ANN401
+    def refused(data: PreparedData, split: Split) -> Any:  # noqa: ANN401
         assert split != "test", "the tuning looked at test"
-        return marks(data, split)  # type: ignore[arg-type]
+        return marks(data, split)
 
-    monkeypatch.setattr(PreparedData, "load", poison)
-    monkeypatch.setattr(PreparedData, "_marks", refuse)
+    patch.setattr(PreparedData, "load", poisoned)
+    patch.setattr(PreparedData, "_marks", refused)
 
 
 @pytest.fixture(scope="module")
-def whole(world: ExperimentConfig) -> Iterator[tuple[Tuned, list[str]]]:
+def whole(world: ExperimentConfig) -> tuple[Tuned, list[str]]:
     """A tuning that nothing interrupted, on poisoned data, and what it said."""
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        poisoned.__wrapped__(patch)  # type: ignore[attr-defined]
-        yield tune(world, minutes=20, trials=TRIALS, say=said.append), said
+        poison(patch)
+        return tune(world, minutes=20, trials=TRIALS, say=said.append), said
 
 
 def test_ranges_come_from_the_data_and_hold_what_is_given(tmp_path: Path) -> None:
@@ -191,12 +189,12 @@ def test_an_interrupted_tuning_goes_on_to_the_same_trials(
 
     monkeypatch.setattr(TrackedRun, "log_epoch", interrupt)
     said: list[str] = []
-    places = {"study": tmp_path / "s.db", "out": tmp_path / "t.yaml"}
+    places: dict[str, Any] = {"study": tmp_path / "s.db", "out": tmp_path / "t.yaml"}
     for _ in range(2):
         with pytest.raises(Interruption):
-            tune(world, minutes=20, trials=TRIALS, say=said.append, **places)
-    tuned = tune(world, minutes=20, trials=TRIALS, say=said.append, **places)
-    assert tuned.trials == whole[0].trials
+            tune(world, minutes=20, trials=3, say=said.append, **places)
+    tuned = tune(world, minutes=20, trials=3, say=said.append, **places)
+    assert tuned.trials == whole[0].trials[:3]
     assert calls[:9] == [1, 2, 3, 4, 4, 5, 6, 1, 2]
     assert [line.partition(":")[0] for line in said if "goes on" in line] == [
         "trial 0 goes on",
@@ -207,7 +205,7 @@ def test_an_interrupted_tuning_goes_on_to_the_same_trials(
 def test_a_trial_without_time_is_judged_as_it_is_and_goes_on_later(
     world: ExperimentConfig, whole: tuple[Tuned, list[str]], tmp_path: Path
 ) -> None:
-    places = {"study": tmp_path / "s.db", "out": tmp_path / "t.yaml"}
+    places: dict[str, Any] = {"study": tmp_path / "s.db", "out": tmp_path / "t.yaml"}
     tuned = tune(world, minutes=1e-6, **places)
     (only,) = tuned.trials
     assert (only.ended, only.epochs, only.settings) == ("unfinished", 1, GIVEN)
@@ -226,7 +224,7 @@ def test_a_trial_without_time_is_judged_as_it_is_and_goes_on_later(
 
 def test_a_step_that_does_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(trials.time, "monotonic", lambda: now)
+    monkeypatch.setattr("recsys.tuning.trials.time.monotonic", lambda: now)
     clock = trials.Clock(ends=160.0)
     clock.begin()
     assert clock.allows_a_step()
@@ -240,7 +238,7 @@ def test_a_step_that_does_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) 
 def test_a_failed_trial_is_told_and_not_tried_again(
     world: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = {"study": tmp_path / "s.db", "out": tmp_path / "t.yaml"}
+    places: dict[str, Any] = {"study": tmp_path / "s.db", "out": tmp_path / "t.yaml"}
 
     def broken(*_: object, **__: object) -> None:
         raise OSError("the disk is full")
