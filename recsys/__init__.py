@@ -22,8 +22,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if TYPE_CHECKING:
     from recsys.dataset import PreparedData
     from recsys.recommender import Recommender
+    from recsys.tuning import Tuned
 
-__all__ = ["load", "prepare", "train"]
+__all__ = ["load", "prepare", "train", "tune"]
 
 
 def prepare(
@@ -105,18 +106,41 @@ def train(
     from recsys.experiment import train as run
     from recsys.recommender import Recommender
 
-    tree = {
-        "data": {},
-        **data.manifest.get("settings", {}),  # what the data was prepared with
-        "name": data.path.name,
-        "prepared": str(data.path),
-        "model": model,
-        "training": training or {},
-        "index": index or {},
-        "tracking": tracking or {},
-        "output": None if out is None else str(out),
-    }
+    tree = _tree(data, model, training=training, index=index, tracking=tracking, out=out)
     return Recommender.load(run(build_config(tree, where="recsys.train"), final=final).bundle)
+
+
+def tune(
+    data: PreparedData,
+    model: str | dict[str, Any] = "bert4rec",
+    *,
+    minutes: float = 30.0,
+    trials: int | None = None,
+    training: dict[str, Any] | None = None,
+    tracking: dict[str, Any] | None = None,
+    out: Path | str | None = None,
+) -> Tuned:
+    """Choose the settings that depend on the data most, by validation alone.
+
+    `recsys.train(data, **tuned.sections)` then trains the best. A search that is there already goes on.
+
+    Args:
+        data: what `prepare` gave, or `PreparedData.load(folder)`.
+        model: the section `model` of a configuration, or just its name; its settings are the first trial.
+        minutes: budget of this call.
+        trials: at most so many, those of earlier calls included.
+        training: the section `training`.
+        tracking: the section `tracking`.
+        out: folder of the run, the search in its folder `tune`; default: `runs/NAME/MODEL`.
+
+    Raises:
+        InputError: a key is unknown or of the wrong type, or there is nothing to tune or to validate on.
+    """
+    from recsys.config import build_config
+    from recsys.tuning import tune as search
+
+    tree = _tree(data, model, training=training, tracking=tracking, out=out)
+    return search(build_config(tree, where="recsys.tune"), minutes=minutes, trials=trials)
 
 
 def load(bundle: Path | str, *, tracking_uri: str | None = None) -> Recommender:
@@ -135,3 +159,26 @@ def load(bundle: Path | str, *, tracking_uri: str | None = None) -> Recommender:
     from recsys.registry import resolve_bundle
 
     return Recommender.load(resolve_bundle(str(bundle), tracking_uri or default_tracking_uri()))
+
+
+def _tree(
+    data: PreparedData,
+    model: str | dict[str, Any],
+    *,
+    training: dict[str, Any] | None,
+    tracking: dict[str, Any] | None,
+    index: dict[str, Any] | None = None,
+    out: Path | str | None,
+) -> dict[str, Any]:
+    """The configuration of an experiment on prepared data."""
+    return {
+        "data": {},
+        **data.manifest.get("settings", {}),  # what the data was prepared with
+        "name": data.path.name,
+        "prepared": str(data.path),
+        "model": model,
+        "training": training or {},
+        "index": index or {},
+        "tracking": tracking or {},
+        "output": None if out is None else str(out),
+    }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_judge
+from recsys import cli_judge, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -149,7 +149,7 @@ def floors(
     write_json(json_file, table.to_json())
 
 
-for command in (cli_judge.evaluate, cli_judge.compare, cli_judge.report):
+for command in (cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report):
     app.command()(command)
 
 

@@ -22,6 +22,7 @@ TRAINING_SIDE = {
     "torch_settings",
     "losses",
     "tracking",
+    "tuning",
     "registry",
     "quickstart",
 }
