@@ -29,6 +29,7 @@ from tests.worlds import prepared, ring
 N_ITEMS = 30
 TRIALS = 5
 GIVEN = {"model.mask_prob": 0.3, "model.dropout": 0.0, "model.max_length": 12}
+SLOW_TO_LEARN = {"next_item_prob": 0.0, "read": "mask", "scoring": "dot", "norm": "post"}
 
 
 class Interruption(BaseException):
@@ -42,8 +43,9 @@ def configured(folder: Path, uri: str, model: dict[str, Any] | str | None = None
         "data": {"format": "sequences"},
         "prepared": str(folder / "data"),
         "output": str(folder / "run"),
-        "model": model or {"name": "bert4rec", "dim": 16, "layers": 1, **settings},
-        "training": {"epochs": 6, "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "device": "cpu"}
+        "model": model or {"name": "bert4rec", "dim": 16, "layers": 1, **SLOW_TO_LEARN, **settings},
+        "training": {"epochs": 6, "validate_every": 1, "batch_size": 32, "learning_rate": 5e-3}
+        | {"threads": 1, "device": "cpu"}
         | training,
         "tracking": {"uri": uri},
     }
@@ -90,7 +92,7 @@ def test_ranges_come_from_the_data_and_hold_what_is_given(tmp_path: Path) -> Non
     config = configured(tmp_path, "sqlite:///x.db", {"name": "bert4rec", "max_length": 50, "dropout": 0.6})
     lengths = np.r_[np.zeros(50), np.full(60, 4), np.full(35, 10), np.full(5, 500)].astype(int)
     mask, dropout, length = ranges(config, lengths)
-    assert (mask.key, mask.low, mask.high) == ("model.mask_prob", 0.2, 0.7)  # of 4 items a quarter is one
+    assert (mask.key, mask.low, mask.high) == ("model.mask_prob", 0.25, 0.7)  # of 4 items a quarter is one
     assert (dropout.low, dropout.high, dropout.given) == (0.0, 0.6, 0.6)
     assert (length.low, length.high, length.given) == (4, 50, 50)
     _, _, length = ranges(config, np.full(100, 3000))
