@@ -49,7 +49,7 @@ class BERT4RecConfig(TransformerConfig):
     name: Literal["bert4rec"] = "bert4rec"
     mask_prob: float = Field(0.4, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
     last_item_prob: float = Field(
-        0.5, ge=0, le=1, description="share of cloze samples that mask only the last item"
+        0.2, ge=0, le=1, description="share of cloze samples that mask only the last item"
     )
     next_item_prob: float = Field(
         0.5,

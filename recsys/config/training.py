@@ -12,7 +12,7 @@ from recsys.config.base import Config
 class TrainingConfig(Config):
     """How an encoder is trained; counting models need none of it."""
 
-    epochs: int = Field(60, ge=1, description="at most so many passes; the learning rate reaches 0 there")
+    epochs: int = Field(80, ge=1, description="at most so many passes; the learning rate reaches 0 there")
     fit: Literal["training", "training+validation"] = Field(
         "training",
         description="events to fit to; with the validation targets there is nothing to stop early by: all "

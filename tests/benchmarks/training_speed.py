@@ -141,9 +141,11 @@ def matched(bench_dir: Path, data: str, model: str) -> tuple[BERT4RecConfig | SA
     with np.load(bench_dir / "data" / f"{data}.npz") as file:
         sequences = Ragged(file["items"].astype(np.int32) + 1, file["off"].astype(np.int64))
         n_items = int(file["n_items"])
-    config: BERT4RecConfig | SASRecConfig = SASRecConfig(max_length=length, attention_dropout=0.2)
+    sizes: dict[str, Any] = {"max_length": length, "dropout": 0.2, "attention_dropout": 0.2, "scoring": "dot"}
+    config: BERT4RecConfig | SASRecConfig = SASRecConfig(**sizes, feed_forward="relu")
     if model == "bert4rec":
-        config = BERT4RecConfig(max_length=length, attention_dropout=0.2, mask_prob=0.2, last_item_prob=0.0)
+        cloze: dict[str, Any] = {"mask_prob": 0.2, "last_item_prob": 0.0, "next_item_prob": 0.0}
+        config = BERT4RecConfig(**sizes, **cloze, read="mask", norm="post")
     return config, sequences.first(sequences.lengths - 2).last(length + (model == "sasrec")), n_items
 
 
