@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,10 +36,15 @@ class TrainingConfig(Config):
         description="sampled: an item is drawn as its training count to this power; 0 uniformly",
     )
     calibration: float = Field(0.75, ge=0, le=1, description="gbce: t, from plain to calibrated")
+    event_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="event type -> weight of such an event as a target of the loss, 0 for context alone; a "
+        "type that is not named weighs 1",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of matrix products; auto: bf16 where the processor has it"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="peak rate, after the warm-up")
+    learning_rate: float = Field(2e-3, gt=0, description="peak rate, after the warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps that warm up linearly from 0")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay; not on biases and LayerNorm")
     clip_norm: float = Field(5.0, gt=0, description="largest gradient norm")
