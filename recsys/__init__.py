@@ -86,6 +86,7 @@ def train(
     tracking: dict[str, Any] | None = None,
     out: Path | str | None = None,
     final: bool = False,
+    from_bundle: Path | str | None = None,
 ) -> Recommender:
     """Train a model, record it in MLflow, and give the recommender of its bundle.
 
@@ -97,9 +98,12 @@ def train(
         tracking: the section `tracking`.
         out: folder of the run; default: `runs/NAME/MODEL`.
         final: fit all events, for the number of epochs that a former call without it chose.
+        from_bundle: start from the weights of this bundle (a folder, `runs:/RUN_ID/bundle` or
+            `models:/NAME@ALIAS`): known items keep their vectors.
 
     Raises:
-        InputError: a key is unknown or of the wrong type, or the data has nothing to validate on.
+        InputError: a key is unknown or of the wrong type, the data has nothing to validate on, or the bundle
+            to start from does not fit.
     """
     from recsys.config import build_config
     from recsys.experiment import train as run
@@ -116,7 +120,8 @@ def train(
         "tracking": tracking or {},
         "output": None if out is None else str(out),
     }
-    return Recommender.load(run(build_config(tree, where="recsys.train"), final=final).bundle)
+    config = build_config(tree, where="recsys.train")
+    return Recommender.load(run(config, final=final, from_bundle=from_bundle).bundle)
 
 
 def load(bundle: Path | str, *, tracking_uri: str | None = None) -> Recommender:

@@ -227,9 +227,10 @@ def fit_encoder(
     checkpoints: Path,
     resume: bool = False,
     stop_epoch: int | None = None,
+    start: Callable[[EncoderConfig, int], Transformer] = build_encoder,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
 ) -> Fitted:
-    """Train an encoder from fresh weights, or go on from the last checkpoint.
+    """Train an encoder, or go on from the last checkpoint.
 
     The result is a function of the arguments and the number of CPU threads; the caller's random state is
     left as it was. Under torchrun every process calls this with the same arguments, and the first one's
@@ -244,6 +245,7 @@ def fit_encoder(
         checkpoints: folder of `last.ckpt` and `best.ckpt`.
         resume: continue from `last.ckpt` where there is one.
         stop_epoch: end after this epoch, on the learning rate that `config.epochs` gives.
+        start: the encoder with the weights that training starts from; default: fresh ones.
         on_epoch: called after every epoch (from 1) with its metrics.
 
     Raises:
@@ -261,7 +263,7 @@ def fit_encoder(
         best.unlink(missing_ok=True)
     started = time.perf_counter()
     with seeded(config.seed), cpu_threads(config.threads), quiet_lightning():
-        encoder = build_encoder(model_config, n_items)
+        encoder = start(model_config, n_items)
         module = EncoderTraining(encoder, steps, validation, config)
         with epoch_reporter(stop_epoch or config.epochs) if first else contextlib.nullcontext() as report:
             progress = _Progress(report, on_epoch) if report else Callback()
