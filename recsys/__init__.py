@@ -33,6 +33,7 @@ def prepare(
     item: str = "item",
     time: str | None = None,
     rating: str | None = None,
+    event: str | None = None,
     items: object = None,
     item_id: str | None = None,
     title: str | None = None,
@@ -49,6 +50,8 @@ def prepare(
         item: column of the item id.
         time: column of the time, a datetime or a number of `time_unit`; None takes the rows' order.
         rating: column of the rating, for `clean={"min_rating": ...}`.
+        event: column of the type of the event, for `split={"kind": ..., "targets": [...]}` and
+            `training={"event_weights": {...}}`.
         items: table with a row an item, or None.
         item_id: its column of the item id; default: the name in `item`.
         title: its column of what a person reads.
@@ -62,7 +65,7 @@ def prepare(
     """
     from recsys.cli import prepare_frame
 
-    columns = {"sequence": sequence, "item": item, "time": time, "rating": rating}
+    columns = {"sequence": sequence, "item": item, "time": time, "rating": rating, "event": event}
     tree = {
         "name": Path(out).name,
         "prepared": str(out),

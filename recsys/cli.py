@@ -102,7 +102,8 @@ def train(
     trained = train_model(experiment, resume=resume, final=final, from_bundle=from_bundle, say=say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""
-    seen = "kept" if experiment.model.name in ANSWERS_SEEN else "removed"
+    kept = experiment.model.name in ANSWERS_SEEN or experiment.split.targets is not None
+    seen = "kept" if kept else "removed"
     say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items {seen}{measured_by}:")
     if not trained.metrics:
         say("  the split holds out no target, so nothing was measured")

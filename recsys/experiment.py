@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from recsys.dataset import PreparedData, Split
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
-from recsys.history import HISTORY_FILE, append_epoch, read_history
+from recsys.history import append_epoch, read_history
 from recsys.index import build_index
 from recsys.models import ANSWERS_SEEN, COUNTING, SCORES_COLD, build_encoder, fit_counting
 from recsys.models.protocol import Model
@@ -28,13 +26,11 @@ from recsys.models.transformer import Transformer
 from recsys.processes import Processes
 from recsys.registry import resolve_bundle
 from recsys.report import write_report
+from recsys.run_state import CHECKPOINTS, RunState
 from recsys.sequences import Ragged
 from recsys.tracking import TrackedRun, track_run
 from recsys.training import Fitted, OnEpoch, fit_encoder
 from recsys.warm_start import WarmStart
-
-STATE_FILE = "run.json"
-CHECKPOINTS = "checkpoints"
 
 Say = Callable[[str], None]
 
@@ -88,7 +84,7 @@ def train(
         raise InputError("only the first process of a training keeps its result; the others call `assist`")
     opened = _Opened.by(config, final=final, from_bundle=from_bundle)
     data, folder, chosen = opened.data, opened.folder, opened.chosen
-    state = _State.open(folder, _fingerprint(config, data, opened.start), resume=resume)
+    state = RunState.open(folder, _fingerprint(config, data, opened.start), resume=resume)
     name = f"{config.model.name} (final)" if final else config.model.name
     with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
         state.keep(run.run_id)
@@ -185,7 +181,9 @@ def _fit_encoder(
             f"{data.path} has no validation target, which early stopping needs; prepare it with a split "
             "that holds some out"
         )
-    training = data.sequences if chosen else data.training()
+    training = data.weighted(config.training.event_weights)
+    if not chosen:
+        training = training.first(data.train_end)
 
     def first_weights(model: EncoderConfig, n_items: int) -> Transformer:
         return start.encoder(model, data, training) if start else build_encoder(model, n_items)
@@ -239,7 +237,8 @@ def _fit(
 def _measure(model: Model, data: PreparedData, name: str) -> dict[str, float]:
     """Full-ranking metrics of both splits; a split without targets has none."""
     splits: tuple[Split, ...] = ("valid", "test")
-    rules: dict[str, Any] = {"exclude_seen": name not in ANSWERS_SEEN, "scores_cold": name in SCORES_COLD}
+    removes_seen = name not in ANSWERS_SEEN and data.target_types is None
+    rules: dict[str, Any] = {"exclude_seen": removes_seen, "scores_cold": name in SCORES_COLD}
     return {
         f"{split}_{metric}": value
         for split in splits
@@ -307,41 +306,3 @@ def _fingerprint(config: ExperimentConfig, data: PreparedData, start: WarmStart 
     parts = [config.model.model_dump_json(), config.training.model_dump_json(), data.digest]
     parts += [start.bundle.model_version] if start else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@dataclass
-class _State:
-    """What a run folder remembers for `--resume`: the MLflow run and what it was made from."""
-
-    file: Path
-    fingerprint: str
-    run_id: str | None = None
-
-    @classmethod
-    def open(cls, folder: Path, fingerprint: str, *, resume: bool) -> _State:
-        """The folder's state; a new one unless there is a training to resume."""
-        state = cls(folder / STATE_FILE, fingerprint)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            # In this order: a checkpoint must never outlive the record of what it was made from.
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            (folder / HISTORY_FILE).unlink(missing_ok=True)
-            state.file.unlink(missing_ok=True)
-            return state
-        if not state.file.exists():
-            raise InputError(f"{folder} holds no training to resume; train without --resume")
-        stored: dict[str, Any] = json.loads(state.file.read_text(encoding="utf-8"))
-        if stored["fingerprint"] != state.fingerprint:
-            raise InputError(
-                f"the training in {folder} was started with other model or training settings, on other data, "
-                "or from another bundle; resume with the same, or train without --resume"
-            )
-        state.run_id = stored["run_id"]
-        return state
-
-    def keep(self, run_id: str) -> None:
-        """Remember the run, before its first epoch."""
-        content = json.dumps({"run_id": run_id, "fingerprint": self.fingerprint})
-        draft = self.file.with_suffix(".tmp")
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(self.file)

@@ -30,6 +30,7 @@ def full_cross_entropy(
     items_VD: torch.Tensor,
     bias_V: torch.Tensor,
     targets_T: torch.Tensor,
+    weights_T: torch.Tensor | None = None,
     *,
     bf16: bool = False,
 ) -> torch.Tensor:
@@ -43,10 +44,11 @@ def full_cross_entropy(
         items_VD: item embedding.
         bias_V: its biases.
         targets_T: int64 item indices.
+        weights_T: of the mean; None weighs all places alike.
         bf16: multiply in bfloat16; gradients are summed in float32.
     """
     loss: torch.Tensor = _BlockwiseCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states_TD, items_VD, bias_V, targets_T, torch.bfloat16 if bf16 else torch.float32
+        states_TD, items_VD, bias_V, targets_T, weights_T, torch.bfloat16 if bf16 else torch.float32
     )
     return loss
 
@@ -67,6 +69,7 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         items_VD: torch.Tensor,
         bias_V: torch.Tensor,
         targets_T: torch.Tensor,
+        weights_T: torch.Tensor | None,
         dtype: torch.dtype,
     ) -> torch.Tensor:
         T, V = len(states_TD), len(items_VD)
@@ -76,7 +79,10 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         with torch.autocast(states_TD.device.type, enabled=False):
             # Rows of zeros, so that few shapes occur: kernels are compiled and kept for each.
             x_TD = F.pad(states_TD.to(dtype), (0, 0, 0, padding))
-            counted_1T = F.pad(x_TD.new_ones((1, T)), (0, padding))
+            counted_T = x_TD.new_ones(T) if weights_T is None else weights_T.to(dtype)
+            counted_1T = F.pad(counted_T[None], (0, padding))
+            # What a place adds to the gradients of items has its weight.
+            weighted_TD = x_TD if weights_T is None else x_TD * counted_1T.T
             w_VD, b_V = items_VD.to(dtype), bias_V.to(dtype)
             grad_states = torch.empty_like(x_TD)
             grad_items = torch.zeros_like(items_VD)
@@ -89,39 +95,58 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                 logits_RV, softmax_RV = buffers[:, : len(x_RD)]
                 torch.addmm(b_V, x_RD, w_VD.T, out=logits_RV)
                 torch.softmax(logits_RV, dim=1, out=softmax_RV)
-                loss += _negative_log(softmax_RV, logits_RV, asked_R1)
+                loss += _negative_log(
+                    softmax_RV, logits_RV, asked_R1, None if weights_T is None else weights_T[block]
+                )
                 torch.mm(softmax_RV, w_VD, out=grad_states[block])
                 if dtype == grad_items.dtype:
-                    grad_items.addmm_(softmax_RV.T, x_RD)
+                    grad_items.addmm_(softmax_RV.T, weighted_TD[block])
                 else:
-                    grad_items += torch.mm(softmax_RV.T, x_RD)
+                    grad_items += torch.mm(softmax_RV.T, weighted_TD[block])
                 grad_bias += torch.mm(counted_1T[:, block], softmax_RV)[0]
         # The gradient of a logit is its probability, less one at the target: what follows is the one.
         grad_states = grad_states[:T].float() - items_VD.index_select(0, targets_T)
-        grad_items.index_add_(0, targets_T, states_TD, alpha=-1)
-        grad_bias.index_add_(0, targets_T, torch.ones_like(targets_T, dtype=bias_V.dtype), alpha=-1)
+        answers_TD, total = states_TD, float(T)
+        each_T = torch.ones_like(targets_T, dtype=bias_V.dtype)
+        if weights_T is not None:
+            answers_TD, each_T = states_TD * weights_T[:, None], weights_T
+            total = max(float(weights_T.sum()), SMALLEST_CHANCE)
+            grad_states *= weights_T[:, None]
+        grad_items.index_add_(0, targets_T, answers_TD, alpha=-1)
+        grad_bias.index_add_(0, targets_T, each_T, alpha=-1)
         ctx.save_for_backward(grad_states, grad_items, grad_bias)
-        return loss / T
+        ctx.total = total
+        return loss / total
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         grad_states, grad_items, grad_bias = ctx.saved_tensors
-        factor = grad / len(grad_states)
-        return grad_states.mul_(factor), grad_items.mul_(factor), grad_bias.mul_(factor), None, None
+        factor = grad / ctx.total
+        return grad_states.mul_(factor), grad_items.mul_(factor), grad_bias.mul_(factor), None, None, None
 
 
-def _negative_log(softmax_RV: torch.Tensor, logits_RV: torch.Tensor, asked_R1: torch.Tensor) -> torch.Tensor:
-    """Sum of -log of the probabilities asked for; from the logits where one is too small for a float.
+def _negative_log(
+    softmax_RV: torch.Tensor, logits_RV: torch.Tensor, asked_R1: torch.Tensor, weights_R: torch.Tensor | None
+) -> torch.Tensor:
+    """Weighted sum of -log of the probabilities asked; from the logits where one is too small for a float.
 
     Rows beyond those that are asked for are padding.
     """
     softmax_RV, logits_RV = softmax_RV[: len(asked_R1)], logits_RV[: len(asked_R1)]
     chance_R = softmax_RV.gather(1, asked_R1)[:, 0].float()
     small_R = chance_R < SMALLEST_CHANCE
-    if not small_R.any():
-        return -chance_R.log().sum()
-    exact_R = logits_RV.float().logsumexp(1) - logits_RV.gather(1, asked_R1)[:, 0].float()
-    return torch.where(small_R, exact_R, -chance_R.log()).sum()
+    loss_R = -chance_R.log()
+    if small_R.any():
+        exact_R = logits_RV.float().logsumexp(1) - logits_RV.gather(1, asked_R1)[:, 0].float()
+        loss_R = torch.where(small_R, exact_R, loss_R)
+    return loss_R.sum() if weights_R is None else loss_R @ weights_R
+
+
+def _mean(loss_T: torch.Tensor, weights_T: torch.Tensor | None) -> torch.Tensor:
+    """The mean, weighted where there are weights."""
+    if weights_T is None:
+        return loss_T.mean()
+    return (loss_T * weights_T).sum() / weights_T.sum().clamp_min(SMALLEST_CHANCE)
 
 
 def sampled_softmax(
@@ -131,6 +156,7 @@ def sampled_softmax(
     targets_T: torch.Tensor,
     negatives_n: torch.Tensor,
     log_chance_V: torch.Tensor,
+    weights_T: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean negative log-likelihood under softmax over the target and n negatives that all places share.
 
@@ -147,10 +173,12 @@ def sampled_softmax(
         targets_T: int64 item indices.
         negatives_n: int64 item indices, drawn with replacement.
         log_chance_V: log of the chance that one draw gives the item.
+        weights_T: of the mean; None weighs all places alike.
     """
     target_T, negative_Tn = _logits(states_TD, items_VD, bias_V, targets_T, negatives_n)
     negative_Tn = negative_Tn - (log_chance_V[negatives_n] + math.log(len(negatives_n)))
-    return F.cross_entropy(torch.cat([target_T[:, None], negative_Tn], dim=1), torch.zeros_like(targets_T))
+    logits_Tn = torch.cat([target_T[:, None], negative_Tn], dim=1)
+    return _mean(F.cross_entropy(logits_Tn, torch.zeros_like(targets_T), reduction="none"), weights_T)
 
 
 def gbce(
@@ -159,6 +187,7 @@ def gbce(
     bias_V: torch.Tensor,
     targets_T: torch.Tensor,
     negatives_n: torch.Tensor,
+    weights_T: torch.Tensor | None = None,
     *,
     calibration: float,
 ) -> torch.Tensor:
@@ -174,13 +203,14 @@ def gbce(
         bias_V: its biases.
         targets_T: int64 item indices.
         negatives_n: int64 item indices, drawn uniformly.
+        weights_T: of the mean; None weighs all places alike.
         calibration: t, from 0 (plain binary cross-entropy) to 1 (probabilities that are calibrated).
     """
     alpha = len(negatives_n) / (len(items_VD) - 3)
     beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
     target_T, negative_Tn = _logits(states_TD, items_VD, bias_V, targets_T, negatives_n)
     summed_T = beta * F.softplus(-target_T) + F.softplus(negative_Tn).sum(1)
-    return summed_T.mean() / (len(negatives_n) + 1)
+    return _mean(summed_T, weights_T) / (len(negatives_n) + 1)
 
 
 def _logits(

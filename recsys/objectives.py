@@ -24,33 +24,52 @@ class Examples:
         read: B ragged rows of what the encoder reads, E items in all.
         asked: (E,) bool, the places where it is asked.
         answers: (E,) int32, the right item there; anything at the other places.
+        weights: (E,) float32, weight of the loss there; None where all weigh 1.
     """
 
     read: Ragged
     asked: NDArray[np.bool_]
     answers: NDArray[np.int32]
+    weights: NDArray[np.float32] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Examples:
         """The sequences `rows`, in that order."""
         places = Ragged(np.arange(len(self.asked), dtype=np.int32), self.read.offsets).take(rows).values
-        return Examples(self.read.take(rows), self.asked[places], self.answers[places])
+        weights = None if self.weights is None else self.weights[places]
+        return Examples(self.read.take(rows), self.asked[places], self.answers[places], weights)
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of the places asked: their number where all weigh 1."""
+        return float(self.asked.sum() if self.weights is None else self.weights[self.asked].sum())
 
 
 def cloze(sequences: Ragged, config: BERT4RecConfig, mask: int, rng: np.random.Generator) -> Examples:
-    """BERT4Rec's task: name the items that are hidden (section 3.6 of the paper)."""
+    """BERT4Rec's task: name the items that are hidden (section 3.6 of the paper).
+
+    Events of weight 0 are read and never hidden; a sequence ends at its last event that weighs more.
+    """
+    sequences = sequences.up_to_counted()
     asked = cloze_mask(
-        sequences.lengths, mask_prob=config.mask_prob, last_item_prob=config.last_item_prob, rng=rng
+        sequences.lengths,
+        mask_prob=config.mask_prob,
+        last_item_prob=config.last_item_prob,
+        rng=rng,
+        counted=None if sequences.weights is None else sequences.counted,
     )
     read = np.where(asked, mask, sequences.values).astype(np.int32)
-    return Examples(Ragged(read, sequences.offsets), asked, sequences.values)
+    return Examples(Ragged(read, sequences.offsets), asked, sequences.values, sequences.weights)
 
 
 def next_item(sequences: Ragged, config: SASRecConfig, mask: int, rng: np.random.Generator) -> Examples:
-    """SASRec's task: name the item after each (section 3.5 of the paper); no draw is made."""
+    """SASRec's task: name the item after each (section 3.5 of the paper), if it weighs more than 0.
+
+    No draw is made.
+    """
     ends = sequences.offsets[1:] - 1
     read = sequences.slices(sequences.offsets[:-1], ends)
     answers = sequences.slices(sequences.offsets[:-1] + 1, ends + 1)
-    return Examples(read, np.ones(len(read.values), dtype=np.bool_), answers.values)
+    return Examples(read, answers.counted, answers.values, answers.weights)
 
 
 class Objective(NamedTuple):
@@ -70,7 +89,12 @@ OBJECTIVES = {"bert4rec": Objective(cloze, unread=0), "sasrec": Objective(next_i
 
 
 def cloze_mask(
-    lengths: NDArray[np.int64], *, mask_prob: float, last_item_prob: float, rng: np.random.Generator
+    lengths: NDArray[np.int64],
+    *,
+    mask_prob: float,
+    last_item_prob: float,
+    rng: np.random.Generator,
+    counted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """(E,) items to hide: some anywhere in most sequences, the last item alone in the others.
 
@@ -83,11 +107,15 @@ def cloze_mask(
         mask_prob: share of items to hide (rho).
         last_item_prob: share of sequences that hide the last item alone.
         rng: the source of all draws.
+        counted: (E,) items that may be hidden, n being their number in a sequence, the last item among them;
+            None for all.
     """
     starts = np.cumsum(lengths) - lengths
     rows = np.repeat(np.arange(len(lengths)), lengths)
-    shuffled = np.lexsort((rng.random(len(rows)), rows))  # rows stay in order, items within a row do not
-    counts = np.maximum(np.rint(mask_prob * lengths), 1)
+    # rows stay in order, items within a row do not: first those that may be hidden
+    shuffled = np.lexsort((rng.random(len(rows)), *([] if counted is None else [~counted]), rows))
+    eligible = lengths if counted is None else np.bincount(rows[counted], minlength=len(lengths))
+    counts = np.maximum(np.rint(mask_prob * eligible), 1)
     mask = np.zeros(len(rows), dtype=np.bool_)
     mask[shuffled] = np.arange(len(rows)) - starts[rows] < counts[rows]
     last_only = rng.random(len(lengths)) < last_item_prob

@@ -34,7 +34,9 @@ class Step(NamedTuple):
         places_T: int64 row * Q + number of the places that are asked, filled up to a multiple of 32.
         targets_T: int64 item indices, the answers there.
         negatives_n: int64 item indices that all processes share; empty for the full softmax.
-        asked: places asked in the whole step, of all processes.
+        asked: sum of the weights of the places asked in the whole step, of all processes; where all weigh 1
+            their number.
+        weights_T: float32 weights of these places; None where all weigh 1.
     """
 
     items_RL: torch.Tensor
@@ -44,10 +46,11 @@ class Step(NamedTuple):
     places_T: torch.Tensor
     targets_T: torch.Tensor
     negatives_n: torch.Tensor
-    asked: int
+    asked: float
+    weights_T: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, examples: Examples, negatives: NDArray[np.int64], asked: int) -> Step:
+    def of(cls, examples: Examples, negatives: NDArray[np.int64], asked: float) -> Step:
         """Pack examples into rows."""
         packed = Packed.rows(examples.read.lengths)
         asking, places = packed.asking(examples.asked)
@@ -60,7 +63,13 @@ class Step(NamedTuple):
             torch.from_numpy(examples.answers[examples.asked].astype(np.int64)),
             torch.from_numpy(negatives),
             asked,
+            None if examples.weights is None else torch.from_numpy(examples.weights[examples.asked]),
         )
+
+    @property
+    def own(self) -> float:
+        """Sum of the weights of the places of this process."""
+        return len(self.targets_T) if self.weights_T is None else float(self.weights_T.sum())
 
 
 class Negatives:
@@ -99,20 +108,28 @@ class Steps:
         """Cut the training sequences into windows.
 
         Args:
-            training: S ragged rows of training events.
+            training: S ragged rows of training events; what comes after the last that weighs more than 0, and
+                windows without one that follows another event, teach nothing and are left out.
             n_items: number of items V.
             model: decides the objective and the length of windows.
             config: batch size, negatives and seed.
 
         Raises:
-            InputError: no training sequence has two events, or gBCE has more negatives than items to draw.
+            InputError: no training sequence has two events, or an event that counts as a target after
+                another, or gBCE has more negatives than items to draw.
         """
         self.objective = OBJECTIVES[model.name]
-        self.windows = windows(training, model.max_length + self.objective.unread)
-        if not len(self.windows):
+        cut = windows(training.up_to_counted(), model.max_length + self.objective.unread)
+        if not len(cut):
             raise InputError(
                 "no training sequence has two events, so there is nothing to predict; prepare longer "
                 "sequences, or train a model that counts (model=popularity)"
+            )
+        self.windows = _with_targets(cut)
+        if not len(self.windows):
+            raise InputError(
+                "no training event that follows another weighs more than 0, so there is nothing to predict; "
+                "give more types a weight in training.event_weights"
             )
         if config.loss == "gbce" and config.negatives >= n_items:
             raise InputError(
@@ -150,4 +167,13 @@ class Steps:
         for chosen in shuffled_batches(len(self.windows), self.config.batch_size, rng):
             examples = self.objective.make(self.windows.take(chosen), self.model, self.mask, rng)
             own = examples.take(np.arange(rank, len(chosen), processes)) if processes > 1 else examples
-            yield Step.of(own, self.negatives.draw(rng), int(examples.asked.sum()))
+            yield Step.of(own, self.negatives.draw(rng), examples.weight)
+
+
+def _with_targets(windows: Ragged) -> Ragged:
+    """The windows in which an event that weighs more than 0 follows another one."""
+    if windows.weights is None:
+        return windows
+    counted = windows.counted
+    counted[windows.offsets[:-1]] = False  # no window is empty
+    return windows.take(np.unique(windows.rows[counted]))

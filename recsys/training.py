@@ -94,16 +94,18 @@ class EncoderTraining(pl.LightningModule):
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def training_step(self, step: Step, batch_idx: int) -> torch.Tensor:
-        """Mean loss at the places asked; logits exist only there.
+        """Mean loss at the places asked, by their weights; logits exist only there.
 
-        Processes hold unequal numbers of places, and their gradients are averaged: each loss is weighted so
-        that the average is that of the whole step.
+        Processes hold unequal shares of the places, and their gradients are averaged: each loss is weighted
+        so that the average is that of the whole step.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             states_TD = self.encoder.states(*step[:5])
         loss = LOSSES[self.config.loss](self, states_TD[: len(step.targets_T)].float(), step)
-        loss = loss * (len(step.targets_T) * self.trainer.world_size / step.asked)
-        self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=step.asked)
+        loss = loss * (step.own * self.trainer.world_size / step.asked)
+        self.log(
+            "loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=max(round(step.asked), 1)
+        )
         return loss
 
     def outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +117,7 @@ class EncoderTraining(pl.LightningModule):
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def validation_step(self, places_B: NDArray[np.int64], batch_idx: int) -> None:
-        """NDCG@10 and HR@10 of this process's share of a chunk, items of the history taken out."""
+        """NDCG@10 and HR@10 of this process's share of a chunk, by the targets' rule for seen items."""
         assert self.validation is not None
         places_B = places_B[self.global_rank :: self.trainer.world_size]
         if not len(places_B):
@@ -123,7 +125,8 @@ class EncoderTraining(pl.LightningModule):
         histories = self.validation.histories.take(places_B)
         vectors_BD = self.encoder.encode(encoder_input(self.encoder, histories, str(self.device)))
         scores_BV = (vectors_BD @ self.encoder.item_table().T).float().cpu().numpy()
-        scores_BV[histories.rows, histories.values - 1] = -np.inf
+        if self.validation.removes_seen:
+            scores_BV[histories.rows, histories.values - 1] = -np.inf
         above_B, level_B = rank_counts(scores_BV, self.validation.items[places_B])
         sums = ndcg(above_B, level_B, 10).sum(), hit_rate(above_B, level_B, 10).sum(), len(places_B)
         self._sums += torch.tensor(sums, dtype=torch.float64)
@@ -151,16 +154,25 @@ class EncoderTraining(pl.LightningModule):
 
 
 def _full(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
-    return full_cross_entropy(states_TD, *module.outputs(), step.targets_T, bf16=module.bf16)
+    return full_cross_entropy(states_TD, *module.outputs(), step.targets_T, step.weights_T, bf16=module.bf16)
 
 
 def _sampled(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
-    return sampled_softmax(states_TD, *module.outputs(), step.targets_T, step.negatives_n, module.log_chance)
+    return sampled_softmax(
+        states_TD, *module.outputs(), step.targets_T, step.negatives_n, module.log_chance, step.weights_T
+    )
 
 
 def _gbce(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
     calibration = module.config.calibration
-    return gbce(states_TD, *module.outputs(), step.targets_T, step.negatives_n, calibration=calibration)
+    return gbce(
+        states_TD,
+        *module.outputs(),
+        step.targets_T,
+        step.negatives_n,
+        step.weights_T,
+        calibration=calibration,
+    )
 
 
 LOSSES: dict[str, Callable[[EncoderTraining, torch.Tensor, Step], torch.Tensor]] = {

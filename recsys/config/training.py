@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,11 @@ class TrainingConfig(Config):
         description="sampled: an item is drawn as its training count to this power; 0 uniformly",
     )
     calibration: float = Field(0.75, ge=0, le=1, description="gbce: t, from plain to calibrated")
+    event_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="event type -> weight of such an event as a target of the loss, 0 for context alone; a "
+        "type that is not named weighs 1",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of matrix products; auto: bf16 where the processor has it"
     )

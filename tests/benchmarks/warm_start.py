@@ -6,7 +6,8 @@
 Yesterday's log ends at the validation cut of today's; both are split by global time. Yesterday's model and
 today's from fresh weights are trained as the configuration says, today's from yesterday's weights with the
 settings of `--warm` besides. The three share seed, threads and machine; today's two are trained one after
-the other. Seconds are of training and validation. Prints the curves and adds a row to warm_start.jsonl, which
+the other. Seconds are those of the processor, of training and validation, so that others on the machine do
+not count: take `training.threads=1`. Prints the curves and adds a row to warm_start.jsonl, which
 `python -m tests.benchmarks.readme` makes the README's table of.
 """
 
@@ -38,7 +39,7 @@ RESULTS = Path(__file__).with_name("warm_start.jsonl")
 SHARES = (0.9, 0.95, 1.0)
 """Of the best validation NDCG@10 from fresh weights: when is it reached?"""
 Curve = list[tuple[float, float]]
-"""(seconds since the training began, validation NDCG@10) of every validation."""
+"""(CPU seconds since the training began, validation NDCG@10) of every validation."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ def measure(config: ExperimentConfig, data: PreparedData, folder: Path, start: W
     assert isinstance(config.model, EncoderConfig)
     curve: Curve = []
     training = data.training()
-    began = time.perf_counter()
+    began = time.process_time()
 
     def keep(epoch: int, metrics: dict[str, float]) -> None:
         if MONITOR in metrics:
-            curve.append((round(time.perf_counter() - began, 2), round(metrics[MONITOR], 5)))
+            curve.append((round(time.process_time() - began, 2), round(metrics[MONITOR], 5)))
 
     fit = partial(
         fit_encoder,
