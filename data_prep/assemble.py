@@ -63,7 +63,7 @@ class Tables:
         """(E,) whether an event is of one of these types; None means all."""
         if names is None:
             return np.ones(len(self.values), dtype=bool)
-        codes = [self.event_types.index(name) for name in names]
+        codes = [code for code, name in enumerate(self.event_types) if name in names]
         return np.isin(np.asarray(self.sequences[schema.EVENTS].combine_chunks().values), codes)
 
     def mark(self, column: str) -> NDArray[np.int64]:

@@ -120,16 +120,16 @@ class Steps:
         """
         self.objective = OBJECTIVES[model.name]
         cut = windows(training.up_to_counted(), model.max_length + self.objective.unread)
-        if not len(cut):
-            raise InputError(
-                "no training sequence has two events, so there is nothing to predict; prepare longer "
-                "sequences, or train a model that counts (model=popularity)"
-            )
         self.windows = _with_targets(cut)
-        if not len(self.windows):
+        if not len(self.windows) and training.weights is not None:
             raise InputError(
                 "no training event that follows another weighs more than 0, so there is nothing to predict; "
                 "give more types a weight in training.event_weights"
+            )
+        if not len(self.windows):
+            raise InputError(
+                "no training sequence has two events, so there is nothing to predict; prepare longer "
+                "sequences, or train a model that counts (model=popularity)"
             )
         if config.loss == "gbce" and config.negatives >= n_items:
             raise InputError(
