@@ -67,7 +67,8 @@ def check_leakage(
     def between(start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
         """(S,) targets among the events [start, stop) of each sequence."""
         first = tables.offsets[:-1]
-        return np.subtract(begun[first + stop], begun[first + start])
+        count: NDArray[np.int64] = begun[first + stop] - begun[first + start]
+        return count
 
     in_valid, in_test = between(valid_start, test_start), between(test_start, lengths)
     if targets is not None:
@@ -83,13 +84,14 @@ def check_leakage(
         passed.append(
             rule("a held-out sequence trains nothing and has one target", all_training | one_target)
         )
-    elif kind == "leave_one_out":
-        passed.append(rule("training ends where validation begins", train_end == valid_start))
+    elif targets is None or kind == "leave_one_out":
+        passed.append(rule("every event is in exactly one part", train_end == valid_start))
+    else:
+        passed.append(rule("every target is in exactly one part", between(train_end, valid_start) == 0))
+    if kind == "leave_one_out":
         possible = between(np.minimum(1, lengths), lengths)  # a first event has no history
         one_each = (in_test == (possible >= 1)) & (in_valid == (possible >= 2))
         passed.append(rule("one test event, and one for validation before it", one_each))
-    else:
-        passed.append(rule("every target is in exactly one part", between(train_end, valid_start) == 0))
     if cuts is not None:
         within = _within_cuts(tables, cuts, is_target)
         passed.append(rule("no event lies on the wrong side of a cut in time", within))

@@ -55,7 +55,7 @@ def tables_of(rows: Rows, split: SplitConfig) -> tuple[Tables, Cuts | None]:
     placed = positions(events)
     marks = split_marks(events, split, cuts)
     native = [frame.collect().to_native() for frame in (placed, marks, training_counts(placed, marks))]
-    return assemble(*native, None, True)[0], cuts
+    return assemble(*native, None, True)[0], cuts  # type: ignore[call-arg]
 
 
 def marks_of(kinds: str, split: SplitConfig) -> tuple[int, ...]:
@@ -144,14 +144,14 @@ def test_the_leakage_check_catches_a_target_that_is_none(split: SplitConfig) -> 
 
 
 def shop(n_users: int = 120, seed: int = 0) -> pl.DataFrame:
-    """People who buy round a ring of 12 items and look at random ones in between."""
+    """People who buy round a ring of 12 items, and look at 12 others at random in between."""
     rng = np.random.default_rng(seed)
     rows = []
     for user in range(n_users):
         at, time = int(rng.integers(12)), 0
         for _ in range(int(rng.integers(4, 9))):
             for _ in range(int(rng.integers(0, 3))):
-                rows.append((user, int(rng.integers(12)), time, "view"))
+                rows.append((user, int(rng.integers(12, 24)), time, "view"))
                 time += 1
             rows.append((user, at, time, "purchase"))
             at, time = (at + 1) % 12, time + 1
@@ -319,7 +319,7 @@ def test_shares_of_processes_weigh_what_the_step_weighs(
 ) -> None:
     data = prepare(tmp_path / "shop")
     training = data.weighted({"view": 0.1}).first(data.train_end)
-    steps = Steps(training, 12, model, TrainingConfig(batch_size=25))
+    steps = Steps(training, 24, model, TrainingConfig(batch_size=25))
     whole = list(steps)
     shares = []
     for rank in (0, 1, 2):
@@ -344,18 +344,20 @@ def test_sequences_of_which_nothing_weighs_are_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["bert4rec", "sasrec"])
 def test_purchases_are_learned_through_the_noise_of_views(tmp_path: Path, name: str) -> None:
-    data = prepare(tmp_path / "shop", shop(200))
+    data = prepare(tmp_path / "shop", shop(150))
+    sizes: dict[str, Any] = {"dim": 16, "layers": 1, "max_length": 16, "dropout": 0.0}
+    cloze_model = BERT4RecConfig(last_item_prob=0.8, **sizes)
+    model = cloze_model if name == "bert4rec" else SASRecConfig(**sizes)
+    config = TrainingConfig(
+        epochs=30, batch_size=16, learning_rate=1e-2, patience=99, validate_every=5, threads=1, device="cpu"
+    )
 
     def quality(weights: dict[str, float] | None) -> float:
-        kind = {"bert4rec": BERT4RecConfig, "sasrec": SASRecConfig}[name]
-        config = TrainingConfig(
-            epochs=30, batch_size=16, learning_rate=3e-3, patience=99, threads=1, device="cpu"
-        )
         fitted = fit_encoder(
-            kind(dim=16, layers=1, max_length=16, dropout=0.0),
+            model,
             config,
             training=data.weighted(weights).first(data.train_end),
-            n_items=12,
+            n_items=24,
             validation=data.targets("valid"),
             checkpoints=tmp_path / "checkpoints",
         )
@@ -363,5 +365,5 @@ def test_purchases_are_learned_through_the_noise_of_views(tmp_path: Path, name: 
 
     purchases, both = quality({"view": 0}), quality(None)
     print(name, purchases, both)
-    assert purchases > 0.85
-    assert purchases > both
+    assert purchases > 0.6
+    assert purchases > both + 0.05
