@@ -1,9 +1,10 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
 Tables come from results.jsonl, speed.jsonl and warm_start.jsonl, the configuration reference from
-`recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README holds what this would
-write. A table is named `table DATA`, `table DATA PROTOCOL` or `table DATA PROTOCOL removed|kept`; without
-them it is of full ranking, seen items removed. Rows of two rules never stand in one table.
+`recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
+holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
+`table DATA PROTOCOL removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules
+never stand in one table.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.warm_start --config configs/ml-100k-sasrec.yaml --warm training.epochs=10 \\
         data.path=PATH
 
-Yesterday's log ends at the validation cut of today's; both are split by global time. Yesterday's model and
+Yesterday's log holds the oldest events of today's; both are split alike. Yesterday's model and
 today's from fresh weights are trained as the configuration says, today's from yesterday's weights with the
 settings of `--warm` besides. The three share seed, threads and machine; today's two are trained one after
 the other. Seconds are those of the processor, of training and validation, so that others on the machine do
@@ -19,10 +19,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_prep.prepare import prepare
 from recsys.bundle import Bundle
@@ -90,17 +92,14 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         InputError: a setting is unknown, or the log has no time to cut it by.
     """
-    split = ["split.kind=global_time", f"split.valid_from={options.valid}", f"split.test_from={options.test}"]
     work = options.work
-    own = [
-        *options.overrides,
-        *split,
-        f"tracking.uri=sqlite:///{work / 'mlflow.db'}",
-        "tracking.report=false",
-    ]
+    own = [*options.overrides, f"tracking.uri=sqlite:///{work / 'mlflow.db'}", "tracking.report=false"]
     today = load_config(options.config, [*own, f"prepared={work / 'today'}", f"output={work / 'fresh'}"])
     data = PreparedData.load(prepare(today).path)
-    cut = data.manifest["split"]["valid_cut_date"]
+    if data.times is None:
+        raise InputError(f"{data.path} has no times to tell yesterday from today by; take a log that has")
+    newest = int(np.sort(data.times)[int(options.yesterday * len(data.times))])
+    cut = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=newest)).isoformat()
     former = load_config(
         options.config,
         [*own, f"clean.end='{cut}'", f"prepared={work / 'yesterday'}", f"output={work / 'former'}"],
@@ -119,6 +118,8 @@ def run(options: argparse.Namespace) -> None:
         "data": today.name,
         "digest": data.digest[:12],
         "model": today.model.name,
+        "split": today.split.kind,
+        "users": len(data.targets("valid").rows),
         "seed": today.training.seed,
         "events": int(data.train_end.sum()),
         "events_yesterday": int(yesterday.train_end.sum()),
@@ -150,19 +151,20 @@ def print_curves(fresh: Measured, warm: Measured) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The README's table: one line a data set and model; the newest row of each counts."""
-    newest = {(row["data"], row["model"]): row for row in rows}
+    """The README's table: one line a data set, split and model; the newest row of each counts."""
+    newest = {(row["data"], row["split"], row["model"]): row for row in rows}
     shares = " | ".join(f"{share:.0%} of its best: anew, from the bundle" for share in SHARES)
-    lines = [f"| data, model | {shares} | test NDCG@10: anew, from the bundle |"]
+    lines = [f"| data, split, model | {shares} | test NDCG@10: anew, from the bundle |"]
     lines.append("|" + "---|" * (len(SHARES) + 2))
-    for (data, model), row in newest.items():
+    for (data, split, model), row in newest.items():
         fresh, warm = (Measured(row[name]["curve"], row[name]["test"]) for name in ("fresh", "warm"))
         best = max(value for _, value in fresh.curve)
         cells = []
         for share in SHARES:
             found = (one.seconds_to(share * best) for one in (fresh, warm))
             cells.append(", ".join("never" if seconds is None else f"{seconds:.0f} s" for seconds in found))
-        lines.append(f"| {data}, {model} | {' | '.join(cells)} | {fresh.test:.4f}, {warm.test:.4f} |")
+        title = f"{data}, {split} ({row['users']:,} targets), {model}"
+        lines.append(f"| {title} | {' | '.join(cells)} | {fresh.test:.4f}, {warm.test:.4f} |")
     return "\n".join(lines)
 
 
@@ -176,8 +178,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--config", type=Path, required=True, help="one of configs/, of a log with times")
     add("--warm", default="", help="settings of the training from yesterday's bundle, with spaces between")
-    add("--valid", type=float, default=0.8, help="share of the events before today's validation cut")
-    add("--test", type=float, default=0.9, help="share of the events before today's test cut")
+    add("--yesterday", type=float, default=0.9, help="share of the events that yesterday's log holds")
     add("--work", type=Path, default=Path("runs/warm-start"), help="folder of what it makes")
     add("--results", type=Path, default=RESULTS, help="file to add the row to")
     add("overrides", nargs="*", help="such as data.path=PATH training.threads=1")
