@@ -34,6 +34,7 @@ def prepare(
     item: str = "item",
     time: str | None = None,
     rating: str | None = None,
+    event: str | None = None,
     items: object = None,
     item_id: str | None = None,
     title: str | None = None,
@@ -50,6 +51,8 @@ def prepare(
         item: column of the item id.
         time: column of the time, a datetime or a number of `time_unit`; None takes the rows' order.
         rating: column of the rating, for `clean={"min_rating": ...}`.
+        event: column of the type of the event, for `split={"kind": ..., "targets": [...]}` and
+            `training={"event_weights": {...}}`.
         items: table with a row an item, or None.
         item_id: its column of the item id; default: the name in `item`.
         title: its column of what a person reads.
@@ -63,7 +66,7 @@ def prepare(
     """
     from recsys.cli import prepare_frame
 
-    columns = {"sequence": sequence, "item": item, "time": time, "rating": rating}
+    columns = {"sequence": sequence, "item": item, "time": time, "rating": rating, "event": event}
     tree = {
         "name": Path(out).name,
         "prepared": str(out),
@@ -87,6 +90,7 @@ def train(
     tracking: dict[str, Any] | None = None,
     out: Path | str | None = None,
     final: bool = False,
+    from_bundle: Path | str | None = None,
 ) -> Recommender:
     """Train a model, record it in MLflow, and give the recommender of its bundle.
 
@@ -98,16 +102,20 @@ def train(
         tracking: the section `tracking`.
         out: folder of the run; default: `runs/NAME/MODEL`.
         final: fit all events, for the number of epochs that a former call without it chose.
+        from_bundle: start from the weights of this bundle (a folder, `runs:/RUN_ID/bundle` or
+            `models:/NAME@ALIAS`): known items keep their vectors.
 
     Raises:
-        InputError: a key is unknown or of the wrong type, or the data has nothing to validate on.
+        InputError: a key is unknown or of the wrong type, the data has nothing to validate on, or the bundle
+            to start from does not fit.
     """
     from recsys.config import build_config
     from recsys.experiment import train as run
     from recsys.recommender import Recommender
 
     tree = _tree(data, model, training=training, index=index, tracking=tracking, out=out)
-    return Recommender.load(run(build_config(tree, where="recsys.train"), final=final).bundle)
+    config = build_config(tree, where="recsys.train")
+    return Recommender.load(run(config, final=final, from_bundle=from_bundle).bundle)
 
 
 def tune(

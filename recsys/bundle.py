@@ -29,6 +29,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from recsys import schema
 from recsys.config import ExperimentConfig, load_config
@@ -39,6 +40,7 @@ from recsys.files import fsync
 from recsys.models import COUNTING, ENCODERS, build_encoder, counting_from_arrays
 from recsys.models.popularity import item_counts, recent_counts
 from recsys.models.protocol import CountingModel, Model
+from recsys.sequences import Ragged
 from recsys.vocabulary import Vocabulary
 
 CONFIG_FILE = "config.yaml"
@@ -158,6 +160,7 @@ def save_bundle(
     trained_on: Part,
     best_epoch: int | None,
     training: TrainingRecord | None = None,
+    started_from: dict[str, str] | None = None,
 ) -> Path:
     """Write a bundle; it appears under its name complete or not at all, and replaces an older bundle there.
 
@@ -171,6 +174,7 @@ def save_bundle(
             (`train --final`); counts follow it.
         best_epoch: the epoch the weights are of, from 1; None for a counting model.
         training: command, versions and time of the training.
+        started_from: the bundle whose weights it began with, as `WarmStart.record`; None for fresh ones.
 
     Returns:
         The folder.
@@ -178,9 +182,16 @@ def save_bundle(
     Raises:
         InputError: something that is not a bundle stands at `folder`.
     """
+    events, times = data.training(trained_on), data.training_times(trained_on)
     with written_folder(Path(folder)) as draft:
-        hashes = _write_files(draft, config, model, _items_table(data, trained_on))
-        stated = {"path": str(data.path.resolve()), "name": config.name, "content_digest": data.digest}
+        hashes = _write_files(draft, config, model, _items_table(data, events, times))
+        stated: dict[str, Any] = {
+            "path": str(data.path.resolve()),
+            "name": config.name,
+            "content_digest": data.digest,
+        }
+        if times is not None and len(times):
+            stated["trained_until"] = int(times.max())  # microseconds since 1970 UTC
         manifest = {
             "format_version": schema.FORMAT_VERSION,
             "kind": "bundle",
@@ -190,6 +201,7 @@ def save_bundle(
             "vocabulary": data.vocabulary.hash,
             "data": stated,
             "trained_on": trained_on,
+            "started_from": started_from,
             "best_epoch": best_epoch,
             "metrics": metrics,
             "training": training and training.model_dump(mode="json", exclude_none=True),
@@ -252,9 +264,8 @@ def _version(hashes: dict[str, str], config: ExperimentConfig) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _items_table(data: PreparedData, trained_on: Part) -> pa.Table:
+def _items_table(data: PreparedData, events: Ragged, times: NDArray[np.int64] | None) -> pa.Table:
     """The data set's items with `count` and `recent` of the events that were trained on."""
-    events, times = data.training(trained_on), data.training_times(trained_on)
     size = len(data.vocabulary)
     columns = {
         schema.ITEM_INDEX: data.items[schema.ITEM_INDEX],

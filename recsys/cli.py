@@ -19,6 +19,7 @@ from recsys.cli_options import (
     BundleName,
     ConfigFile,
     DataFolder,
+    FromBundle,
     JsonFile,
     Overrides,
     SplitName,
@@ -84,6 +85,7 @@ def train(
     final: Annotated[
         bool, typer.Option("--final", help="refit all events for the number of epochs that validation chose")
     ] = False,
+    from_bundle: FromBundle = None,
 ) -> None:
     """A prepared data set -> an MLflow run and a bundle."""
     from recsys.evaluation import metric_lines
@@ -94,13 +96,14 @@ def train(
 
     experiment = _load(config, overrides)
     if Processes.launched().rank > 0:
-        assist(experiment, resume=resume, final=final)
+        assist(experiment, resume=resume, final=final, from_bundle=from_bundle)
         return
     _check_input(experiment)
-    trained = train_model(experiment, resume=resume, final=final, say=say)
+    trained = train_model(experiment, resume=resume, final=final, from_bundle=from_bundle, say=say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""
-    seen = "kept" if experiment.model.name in ANSWERS_SEEN else "removed"
+    kept = experiment.model.name in ANSWERS_SEEN or experiment.split.targets is not None
+    seen = "kept" if kept else "removed"
     say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items {seen}{measured_by}:")
     if not trained.metrics:
         say("  the split holds out no target, so nothing was measured")

@@ -34,6 +34,7 @@ def full_cross_entropy(
     items_VD: torch.Tensor,
     bias_V: torch.Tensor,
     targets_T: torch.Tensor,
+    weights_T: torch.Tensor | None = None,
     *,
     bf16: bool = False,
 ) -> torch.Tensor:
@@ -47,12 +48,18 @@ def full_cross_entropy(
         items_VD: item embedding.
         bias_V: its biases.
         targets_T: int64 item indices.
+        weights_T: of the mean; None weighs all places alike.
         bf16: multiply in bfloat16; gradients are summed in float32.
     """
     inputs = states_TD, items_VD, bias_V
     dtype = torch.bfloat16 if bf16 else torch.float32
     with torch.no_grad(), torch.autocast(states_TD.device.type, enabled=False):
-        return _with_gradients(inputs, *_full(*inputs, targets_T, dtype))
+        return _with_gradients(inputs, *_full(*inputs, targets_T, _relative(weights_T), dtype))
+
+
+def _relative(weights_T: torch.Tensor | None) -> torch.Tensor | None:
+    """The weights, brought to the mean 1; all 0 where they are."""
+    return None if weights_T is None else weights_T / weights_T.mean().clamp_min(SMALLEST_CHANCE)
 
 
 def block_rows(n_items: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -95,16 +102,20 @@ def _full(
     items_VD: torch.Tensor,
     bias_V: torch.Tensor,
     targets_T: torch.Tensor,
+    weights_T: torch.Tensor | None,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, Parts]:
-    """Sum of the cross-entropies, and its gradients."""
+    """Weighted sum of the cross-entropies, and its gradients."""
     T, V = len(states_TD), len(items_VD)
     padding = -T % LEAST_ROWS
     blocks = -(-T // block_rows(V, dtype, states_TD.device))
     rows = -(-T // (blocks * LEAST_ROWS)) * LEAST_ROWS
     # Rows of zeros, so that few shapes occur: kernels are compiled and kept for each.
     x_TD = F.pad(states_TD.to(dtype), (0, 0, 0, padding))
-    counted_1T = F.pad(x_TD.new_ones((1, T)), (0, padding))
+    counted_T = x_TD.new_ones(T) if weights_T is None else weights_T.to(dtype)
+    counted_1T = F.pad(counted_T[None], (0, padding))
+    # What a place adds to the gradients of items has its weight.
+    weighted_TD = x_TD if weights_T is None else x_TD * counted_1T.T
     w_VD, b_V = items_VD.to(dtype), bias_V.to(dtype)
     grad_states = torch.empty_like(x_TD)
     grad_items = torch.zeros_like(items_VD)
@@ -117,17 +128,22 @@ def _full(
         softmax_RV = buffer_RV[: len(x_RD)]
         torch.addmm(b_V, x_RD, w_VD.T, out=softmax_RV)
         torch.softmax(softmax_RV, dim=1, out=softmax_RV)  # a row is read to its end before it is written
-        total += _negative_log(softmax_RV, states_TD[block], items_VD, bias_V, targets_T[block])
+        loss_R = _negative_log(softmax_RV, states_TD[block], items_VD, bias_V, targets_T[block])
+        total += loss_R.sum() if weights_T is None else loss_R @ weights_T[block]
         torch.mm(softmax_RV, w_VD, out=grad_states[block])
         if dtype == grad_items.dtype:
-            grad_items.addmm_(softmax_RV.T, x_RD)
+            grad_items.addmm_(softmax_RV.T, weighted_TD[block])
         else:
-            grad_items += torch.mm(softmax_RV.T, x_RD)
+            grad_items += torch.mm(softmax_RV.T, weighted_TD[block])
         grad_bias += torch.mm(counted_1T[:, block], softmax_RV)[0]
     # The gradient of a logit is its probability, less one at the target: what follows is the one.
     grad_states = grad_states[:T].float() - items_VD.index_select(0, targets_T)
-    grad_items.index_add_(0, targets_T, states_TD, alpha=-1)
-    grad_bias.index_add_(0, targets_T, torch.ones_like(targets_T, dtype=bias_V.dtype), alpha=-1)
+    each_T, answering_TD = torch.ones_like(targets_T, dtype=bias_V.dtype), states_TD
+    if weights_T is not None:
+        grad_states *= weights_T[:, None]
+        each_T, answering_TD = weights_T, states_TD * weights_T[:, None]
+    grad_items.index_add_(0, targets_T, answering_TD, alpha=-1)
+    grad_bias.index_add_(0, targets_T, each_T, alpha=-1)
     return total, (grad_states, grad_items, grad_bias)
 
 
@@ -138,7 +154,7 @@ def _negative_log(
     bias_V: torch.Tensor,
     targets_R: torch.Tensor,
 ) -> torch.Tensor:
-    """Sum of -log of the probabilities asked for; from the logits where one is too small for a float.
+    """(R,) -log of the probabilities asked for; from the logits where one is too small for a float.
 
     Rows of probabilities beyond the targets are padding.
     """
@@ -146,12 +162,12 @@ def _negative_log(
     chance_R = softmax_RV.gather(1, targets_R[:, None])[:, 0].float()
     small_R = chance_R < SMALLEST_CHANCE
     if not small_R.any():
-        return -chance_R.log().sum()
+        return -chance_R.log()
     best_R, likeliest_R = softmax_RV.max(1)
     best_logit_R, logit_R = (
         (states_RD * items_VD[rows_R]).sum(1) + bias_V[rows_R] for rows_R in (likeliest_R, targets_R)
     )
-    return torch.where(small_R, best_logit_R - logit_R - best_R.float().log(), -chance_R.log()).sum()
+    return torch.where(small_R, best_logit_R - logit_R - best_R.float().log(), -chance_R.log())
 
 
 def sampled_softmax(
@@ -161,6 +177,7 @@ def sampled_softmax(
     targets_T: torch.Tensor,
     negatives_n: torch.Tensor,
     log_chance_U: torch.Tensor,
+    weights_T: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean negative log-likelihood under softmax over the target and n negatives that all places share.
 
@@ -177,15 +194,16 @@ def sampled_softmax(
         targets_T: int64 rows of them.
         negatives_n: int64 rows of them, drawn with replacement.
         log_chance_U: log of the chance that one draw gives each.
+        weights_T: of the mean; None weighs all places alike.
     """
     lowered_n = log_chance_U[negatives_n] + math.log(len(negatives_n))
-    return _sampled((states_TD, items_UD, bias_U), targets_T, negatives_n, lowered_n, _softmax)
+    return _sampled((states_TD, items_UD, bias_U), targets_T, weights_T, negatives_n, lowered_n, _softmax)
 
 
 def _softmax(target_R: torch.Tensor, negative_Rn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     whole_R = torch.logaddexp(negative_Rn.logsumexp(1), target_R)
     negative_Rn.sub_(whole_R[:, None]).exp_()
-    return (whole_R - target_R).sum(), torch.expm1(target_R - whole_R)
+    return whole_R - target_R, torch.expm1(target_R - whole_R)
 
 
 def gbce(
@@ -194,6 +212,7 @@ def gbce(
     bias_U: torch.Tensor,
     targets_T: torch.Tensor,
     negatives_n: torch.Tensor,
+    weights_T: torch.Tensor | None = None,
     *,
     n_items: int,
     calibration: float,
@@ -210,6 +229,7 @@ def gbce(
         bias_U: their biases.
         targets_T: int64 rows of them.
         negatives_n: int64 rows of them, drawn uniformly.
+        weights_T: of the mean; None weighs all places alike.
         n_items: V, at least 2.
         calibration: t, from 0 (plain binary cross-entropy) to 1 (probabilities that are calibrated).
     """
@@ -218,16 +238,18 @@ def gbce(
     beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
 
     def binary(target_R: torch.Tensor, negative_Rn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        total = beta * F.softplus(-target_R).sum() + F.softplus(negative_Rn).sum()
+        loss_R = beta * F.softplus(-target_R) + F.softplus(negative_Rn).sum(1)
         negative_Rn.sigmoid_().div_(number + 1)
-        return total / (number + 1), torch.sigmoid(-target_R) * (-beta / (number + 1))
+        return loss_R / (number + 1), torch.sigmoid(-target_R) * (-beta / (number + 1))
 
-    return _sampled((states_TD, items_UD, bias_U), targets_T, negatives_n, torch.zeros(()), binary)
+    inputs = states_TD, items_UD, bias_U
+    return _sampled(inputs, targets_T, weights_T, negatives_n, torch.zeros(()), binary)
 
 
 def _sampled(
     inputs: Parts,
     targets_T: torch.Tensor,
+    weights_T: torch.Tensor | None,
     negatives_n: torch.Tensor,
     lowered: torch.Tensor,
     part: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
@@ -237,11 +259,13 @@ def _sampled(
     Args:
         inputs: states, item vectors and their biases.
         targets_T: rows of the item vectors.
+        weights_T: of the mean; None weighs all places alike.
         negatives_n: rows of the item vectors.
         lowered: () or (n,) what is taken from the negatives' logits, which are -inf where one is the target.
-        part: the sum over a block, and its gradient at the targets' logits; it leaves its gradient at the
-            negatives' logits in their place.
+        part: (R,) losses of a block, and their gradients at the targets' logits; it leaves their gradients at
+            the negatives' logits in their place.
     """
+    relative_T = _relative(weights_T)
     with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
         states_TD, items_UD, bias_U = inputs
         negative_nD, offset_n = items_UD[negatives_n], bias_U[negatives_n] - lowered
@@ -255,8 +279,12 @@ def _sampled(
             target_RD, logits_Rn = items_UD[target_R], logits[: len(x_RD)]
             torch.addmm(offset_n, x_RD, negative_nD.T, out=logits_Rn)
             logits_Rn.masked_fill_(target_R[:, None] == negatives_n, -torch.inf)
-            block, grad_R = part((x_RD * target_RD).sum(1) + bias_U[target_R], logits_Rn)
-            total += block
+            loss_R, grad_R = part((x_RD * target_RD).sum(1) + bias_U[target_R], logits_Rn)
+            if relative_T is not None:
+                weight_R = relative_T[start : start + rows]
+                loss_R, grad_R = loss_R * weight_R, grad_R * weight_R
+                logits_Rn.mul_(weight_R[:, None])
+            total += loss_R.sum()
             torch.addmm(
                 grad_R[:, None] * target_RD, logits_Rn, negative_nD, out=gradients[0][start : start + rows]
             )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from recsys.batching import windows
-from recsys.config import EncoderConfig, ExperimentConfig
+from recsys.config import EncoderConfig, ExperimentConfig, ModelConfig
 from recsys.config.base import Config
 from recsys.dataset import PreparedData
 from recsys.objectives import OBJECTIVES
@@ -29,17 +29,22 @@ FULL_SOFTMAX_ITEMS = 5_000
 """The full softmax over so many items costs about as much as the rest of a step."""
 
 
-def settled(config: ExperimentConfig, data: PreparedData) -> ExperimentConfig:
+def settled(
+    config: ExperimentConfig, data: PreparedData, like: ModelConfig | None = None
+) -> ExperimentConfig:
     """The configuration with what it leaves open decided by the data; that of a counting model as it is.
 
     Args:
         config: as the user gave it; what it names stays.
         data: the prepared data set, of which only the training part is read.
+        like: an earlier model whose sizes are kept, for weights to be taken over.
     """
     if not isinstance(config.model, EncoderConfig):
         return config
     training, n_items = data.training(), len(data.vocabulary)
     sizes = {"max_length": _max_length(training), "dropout": _dropout(training, n_items)}
+    if isinstance(like, EncoderConfig):
+        sizes["max_length"] = like.max_length
     model = _decided(config.model, sizes)
     longest = model.max_length + OBJECTIVES[model.name].unread
     steps = {

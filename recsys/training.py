@@ -101,13 +101,14 @@ class EncoderTraining(pl.LightningModule):
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def training_step(self, step: Step, batch_idx: int) -> torch.Tensor:
-        """The loss of a step, weighted.
+        """The mean loss of a step at the places asked, by their weights.
 
-        Processes hold unequal numbers of places, and their gradients are averaged: each loss is weighted so
-        that the average is that of the whole step.
+        Processes hold unequal shares of the places, and their gradients are averaged: each loss is weighted
+        so that the average is that of the whole step.
         """
-        loss = self.loss(step) * (len(step.targets_T) * self.trainer.world_size / step.asked)
-        self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=step.asked)
+        loss = self.loss(step) * (step.own * self.trainer.world_size / step.asked)
+        places = max(round(step.asked), 1)
+        self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=places)
         return loss
 
     def loss(self, step: Step) -> torch.Tensor:
@@ -139,14 +140,15 @@ class EncoderTraining(pl.LightningModule):
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def validation_step(self, places_B: NDArray[np.int64], batch_idx: int) -> None:
-        """NDCG@10 and HR@10 of this process's share of a chunk, items of the history taken out."""
+        """NDCG@10 and HR@10 of this process's share of a chunk, by the targets' rule for seen items."""
         assert self.validation is not None
         places_B = places_B[self.global_rank :: self.trainer.world_size]
         if not len(places_B):
             return
         histories = self.validation.histories.take(places_B)
         scores_BV = score_function(self.encoder, self.device)(histories)
-        scores_BV[histories.rows, histories.values - 1] = -np.inf
+        if self.validation.removes_seen:
+            scores_BV[histories.rows, histories.values - 1] = -np.inf
         above_B, level_B = rank_counts(scores_BV, self.validation.items[places_B])
         sums = ndcg(above_B, level_B, 10).sum(), hit_rate(above_B, level_B, 10).sum(), len(places_B)
         self._sums += torch.tensor(sums, dtype=torch.float64)
@@ -174,12 +176,12 @@ class EncoderTraining(pl.LightningModule):
 
 
 def _full(module: EncoderTraining, inputs: Parts, step: Step) -> torch.Tensor:
-    return full_cross_entropy(*inputs, step.targets_T, bf16=module.bf16)
+    return full_cross_entropy(*inputs, step.targets_T, step.weights_T, bf16=module.bf16)
 
 
 def _sampled(module: EncoderTraining, inputs: Parts, step: Step) -> torch.Tensor:
     log_chance_U = module.log_chance[step.rows_U]
-    return sampled_softmax(*inputs, step.targets_T, step.negatives_n, log_chance_U)
+    return sampled_softmax(*inputs, step.targets_T, step.negatives_n, log_chance_U, step.weights_T)
 
 
 def _gbce(module: EncoderTraining, inputs: Parts, step: Step) -> torch.Tensor:
@@ -187,6 +189,7 @@ def _gbce(module: EncoderTraining, inputs: Parts, step: Step) -> torch.Tensor:
         *inputs,
         step.targets_T,
         step.negatives_n,
+        step.weights_T,
         n_items=module.encoder.n_items,
         calibration=module.config.calibration,
     )
@@ -247,9 +250,10 @@ def fit_encoder(
     checkpoints: Path,
     resume: bool = False,
     stop_epoch: int | None = None,
+    start: Callable[[EncoderConfig, int], Transformer] = build_encoder,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
 ) -> Fitted:
-    """Train an encoder from fresh weights, or go on from the last checkpoint.
+    """Train an encoder, or go on from the last checkpoint.
 
     The result is a function of the arguments and the number of CPU threads; the caller's random state is
     left as it was. Under torchrun every process calls this with the same arguments, and the first one's
@@ -264,6 +268,7 @@ def fit_encoder(
         checkpoints: folder of `last.ckpt` and `best.ckpt`.
         resume: continue from `last.ckpt` where there is one.
         stop_epoch: end after this epoch, on the learning rate that `config.epochs` gives.
+        start: the encoder with the weights that training starts from; default: fresh ones.
         on_epoch: called after every epoch (from 1) with its metrics.
 
     Raises:
@@ -281,7 +286,7 @@ def fit_encoder(
         best.unlink(missing_ok=True)
     started = time.perf_counter()
     with seeded(config.seed), cpu_threads(config.threads), quiet_lightning():
-        encoder = build_encoder(model_config, n_items)
+        encoder = start(model_config, n_items)
         module = EncoderTraining(encoder, steps, validation, config)
         with epoch_reporter(stop_epoch or config.epochs) if first else contextlib.nullcontext() as report:
             progress = _Progress(report, on_epoch) if report else Callback()

@@ -17,12 +17,13 @@ from recsys.dataset import PreparedData
 from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate_bundle
-from recsys.experiment import STATE_FILE, train
+from recsys.experiment import train
 from recsys.history import read_history
 from recsys.mlflow_session import mlflow_session
 from recsys.models import ANSWERS_SEEN, COUNTING, ENCODERS
 from recsys.quickstart import configuration
 from recsys.recommender import Recommender
+from recsys.run_state import STATE_FILE
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -19,6 +19,7 @@ TRAINING_SIDE = {
     "batching",
     "objectives",
     "steps",
+    "warm_start",
     "torch_settings",
     "losses",
     "tracking",

@@ -16,11 +16,12 @@ from recsys.dataset import PreparedData
 from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evaluate
-from recsys.experiment import STATE_FILE, train
+from recsys.experiment import train
 from recsys.history import HISTORY_FILE
 from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting
 from recsys.models.protocol import Model
 from recsys.recipe import settled
+from recsys.run_state import STATE_FILE
 from tests.benchmarks import peers, results
 from tests.benchmarks.peers import LIBRARIES, MODELS, Peer
 from tests.benchmarks.results import OURS, Row

@@ -1,10 +1,11 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
-Tables come from results.jsonl and speed.jsonl, the configuration reference from `recsys.config`. Each part
-stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README holds what this would
-write. A table is named `table DATA`, `table DATA PROTOCOL` or `table DATA PROTOCOL removed|kept`; without
-them it is of full ranking, seen items removed. Rows of two rules never stand in one table. `ablation DATA
-MODEL`, such as `ablation ml-100k BERT4Rec`, is what `tests.benchmarks.ablation` measured.
+Tables come from results.jsonl, speed.jsonl and warm_start.jsonl, the configuration reference from
+`recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
+holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
+`table DATA PROTOCOL removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules
+never stand in one table. `ablation DATA MODEL`, such as `ablation ml-100k BERT4Rec`, is what
+`tests.benchmarks.ablation` measured.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pydantic.fields import FieldInfo
 from recsys.config import ExperimentConfig, sections_of
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.results import OURS, RESULTS, Row, read
+from tests.benchmarks.warm_start import RESULTS as WARM
+from tests.benchmarks.warm_start import table as warm_table
 
 README = Path(__file__).parents[2] / "README.md"
 SPEED = Path(__file__).with_name("speed.jsonl")
@@ -192,6 +195,7 @@ def _shown(field: FieldInfo) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
     "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
+    "warm start": lambda: warm_table([json.loads(line) for line in WARM.read_text().splitlines()]),
 }
 TABLES: dict[re.Pattern[str], Callable[..., str]] = {
     re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?"): quality,
