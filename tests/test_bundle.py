@@ -20,7 +20,7 @@ from recsys.errors import InputError
 from recsys.models import fit_counting
 from recsys.models.protocol import CountingModel, Encoder
 from recsys.sequences import Ragged
-from tests.worlds import counting_bundle, encoder_bundle, experiment, prepared, ring, small_encoder
+from tests.worlds import PUBLISHED, counting_bundle, encoder_bundle, experiment, prepared, ring, small_encoder
 
 N_ITEMS = 40
 COUNTING = [
@@ -44,7 +44,7 @@ def test_an_encoder_comes_back_equal(tmp_path: Path, data: PreparedData) -> None
     histories = data.sequences.take([0, 1, 2])
     assert np.array_equal(encode_histories(original, histories), encode_histories(bundle.model, histories))
     assert bundle.vocabulary.hash == data.vocabulary.hash
-    assert bundle.config == experiment(name="bert4rec", dim=16, layers=1, heads=2, max_length=21)
+    assert bundle.config == experiment(name="bert4rec", dim=16, layers=1, heads=2, max_length=21, **PUBLISHED)
     manifest = bundle.manifest
     assert (manifest["best_epoch"], manifest["trained_on"]) == (3, "training")
     assert manifest["metrics"] == {"ndcg@10": 0.5}

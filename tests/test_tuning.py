@@ -24,12 +24,11 @@ from recsys.tuning import Tuned, trials, tune
 from recsys.tuning.result import write_tuned
 from recsys.tuning.space import TUNED, ranges, tuned_config
 from tests.mlflow_world import sqlite_uri
-from tests.worlds import prepared, ring
+from tests.worlds import PUBLISHED, prepared, ring
 
 N_ITEMS = 30
 TRIALS = 5
 GIVEN = {"model.mask_prob": 0.3, "model.dropout": 0.0, "model.max_length": 12}
-SLOW_TO_LEARN = {"next_item_prob": 0.0, "read": "mask", "scoring": "dot", "norm": "post"}
 
 
 class Interruption(BaseException):
@@ -43,7 +42,7 @@ def configured(folder: Path, uri: str, model: dict[str, Any] | str | None = None
         "data": {"format": "sequences"},
         "prepared": str(folder / "data"),
         "output": str(folder / "run"),
-        "model": model or {"name": "bert4rec", "dim": 16, "layers": 1, **SLOW_TO_LEARN, **settings},
+        "model": model or {"name": "bert4rec", "dim": 16, "layers": 1, **PUBLISHED, **settings},
         "training": {"epochs": 6, "validate_every": 1, "batch_size": 32, "learning_rate": 5e-3}
         | {"threads": 1, "device": "cpu"}
         | training,

@@ -22,9 +22,16 @@ from recsys.models import build_encoder
 from recsys.models.transformer import Transformer
 from recsys.training import Fitted, fit_encoder
 from recsys.warm_start import WarmStart
-from tests.worlds import counting_bundle, prepared, ring
+from tests.worlds import PUBLISHED, counting_bundle, prepared, ring
 
-MODEL: dict[str, Any] = {"name": "bert4rec", "dim": 16, "layers": 1, "max_length": 12, "dropout": 0.0}
+MODEL: dict[str, Any] = {
+    "name": "bert4rec",
+    "dim": 16,
+    "layers": 1,
+    "max_length": 12,
+    "dropout": 0.0,
+    **PUBLISHED,
+}
 KNOWN, ALL = 24, 30
 
 
