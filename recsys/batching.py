@@ -1,8 +1,8 @@
 """Training batches without padding: sequences cut into windows and packed into rows.
 
 Batches of similar length would waste as little (on Amazon Beauty 157,126 columns for 150,258 events, packed
-rows 158,450; `python -m tests.benchmarks.packing` measures both), but a step of short sequences alone is another
-estimate of the gradient than one of long ones; packing lets any sequences share a step.
+rows 158,450; `python -m tests.benchmarks.packing` measures both), but a step of short sequences alone is
+another estimate of the gradient than one of long ones; packing lets any sequences share a step.
 
 Shapes: `S` sequences, `W` windows, `B` sequences of a batch, `E` events of all of them, `R` rows, `L`
 columns, `T` events that are asked, `Q` of a row at most.

@@ -79,7 +79,7 @@ class EncoderTraining(pl.LightningModule):
         self.register_buffer("log_chance", steps.negatives.log_chance, persistent=False)
         if config.loss != "full":  # their gradients are sparse, which not every backend of DDP can add
             weights = ["encoder.item_embedding.weight", "encoder.item_bias"]
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, weights)
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, weights)  # type: ignore[no-untyped-call]
 
     def train_dataloader(self) -> Steps:
         """Steps that follow the current epoch."""

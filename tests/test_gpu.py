@@ -64,7 +64,8 @@ def test_a_gpu_trains_as_the_cpu_does(
 ) -> None:
     model = kind(dim=32, layers=2, heads=2, max_length=16, dropout=0.0)
     _, on_cpu = fit(tmp_path / "cpu", model, loss, "cpu", "fp32")
-    for precision, tolerance in (("fp32", 0.01), ("bf16", 0.03)):
+    tolerances: dict[Literal["fp32", "bf16"], float] = {"fp32": 0.01, "bf16": 0.03}
+    for precision, tolerance in tolerances.items():
         fitted, on_gpu = fit(tmp_path / precision, model, loss, "cuda", precision)
         for ours, theirs in zip(on_gpu, on_cpu, strict=True):
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=tolerance)

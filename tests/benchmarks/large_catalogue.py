@@ -4,9 +4,9 @@
 
 SASRec with sampled softmax, sequences of 20 events, items drawn by Zipf's law.
 
-A step reads, computes and changes the rows of the items that it uses (its events, its targets, its negatives)
-and no others, so that its time does not depend on the catalogue; what does is drawing the first weights and
-writing a checkpoint, once a training and once an epoch. Memory that grows with the catalogue, in bytes an item
+A step reads, computes and changes the rows of the items that it uses (its events, its targets, its
+negatives) and no others, so that its time does not depend on the catalogue; what does is drawing the first
+weights, once, and writing a checkpoint, once an epoch. Memory that grows with the catalogue, in bytes an item
 of D float32 values: weights 4 D, the optimizer's two moments 8 D, 12 for the chances of negatives, and, while
 the best weights are read back, 4 D more of the file's cache. What does not grow: some 0.5 GB of libraries and
 the step. So 1,000,000 items at D = 64 take 0.5 + 0.78 GB, and 0.26 GB for a moment at the end; 10,000,000
