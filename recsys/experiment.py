@@ -215,7 +215,8 @@ def _report(run: TrackedRun, bundle: Path, file: Path, data: PreparedData, say: 
     """Write the report and record it; a training that is done does not fail for want of a page about it."""
     say("measuring the baselines for the report")
     try:
-        run.log_file(write_report(bundle, file, data=data.path))
+        removes_seen = data.target_types is None
+        run.log_file(write_report(bundle, file, data=data.path, exclude_seen=removes_seen))
     except Exception as error:
         say(f"note: no report was written: {type(error).__name__}: {error}; try `recsys report {bundle}`")
         return

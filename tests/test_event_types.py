@@ -364,6 +364,5 @@ def test_purchases_are_learned_through_the_noise_of_views(tmp_path: Path, name: 
         return evaluate(fitted.encoder, data, exclude_seen=False).metrics["ndcg@10"]
 
     purchases, both = quality({"view": 0}), quality(None)
-    print(name, purchases, both)
-    assert purchases > 0.6
-    assert purchases > both + 0.05
+    assert purchases > 0.7
+    assert purchases > both + 0.1

@@ -158,7 +158,6 @@ def test_a_grown_log_is_learned_in_fewer_epochs(
     full = quality(fit(today, tmp_path / "full", 40))
     warm = quality(fit(today, tmp_path / "warm", 10, start))
     short = quality(fit(today, tmp_path / "short", 10))
-    print(full, warm, short)
     assert warm > 0.95 * full > 0.6
     assert short < 0.8 * full
 
