@@ -1,7 +1,8 @@
 """Training batches without padding: sequences cut into windows and packed into rows.
 
-Batches of similar length would waste as little (on Amazon Beauty 157,126 columns for 150,258 events, packed
-rows 158,450; `python -m tests.benchmarks.packing` measures both), but a step of short sequences alone is
+Batches of similar length would cost about as much (BERT4Rec on Amazon Beauty: 156,672 columns for 150,258
+events and 6.1 s of processor time an epoch, packed rows 164,288 and 6.0 s; on MovieLens 100K 96,840 and
+1.9 s, packed 92,800 and 1.8 s; `python -m tests.benchmarks.packing`), but a step of short sequences alone is
 another estimate of the gradient than one of long ones; packing lets any sequences share a step.
 
 Shapes: `S` sequences, `W` windows, `B` sequences of a batch, `E` events of all of them, `R` rows, `L`

@@ -1,5 +1,8 @@
 """Training of an encoder, with validation on the full catalogue.
 
+Nothing is compiled: `torch.compile` of the encoder took 11 to 25 s of processor time before the first epoch
+and made no step faster (BERT4Rec on Amazon Beauty 78 ms against 65 to 74, on MovieLens 100K 237 against 227).
+
 Shapes: `B` sequences, `R` rows of a step, `L` columns, `T` places that are asked, `D` width, `V` items.
 """
 
@@ -126,12 +129,7 @@ class EncoderTraining(pl.LightningModule):
             if weight.grad is not None and weight.grad.is_sparse:
                 self.trainer.strategy.reduce(stored_values(weight.grad), reduce_op="mean")
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: object, **__: object) -> None:
         """Clip to the norm that the configuration names; Lightning's own does not take sparse gradients."""
         clip_gradients(self.encoder.parameters(), self.config.clip_norm)
 

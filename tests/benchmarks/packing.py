@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys import steps as steps_module
-from recsys.batching import COLUMN_STEP, ROW_STEP, Packed, number_of_batches
+from recsys.batching import ROW_STEP, Packed, number_of_batches
 from recsys.config import TrainingConfig
 from recsys.models import build_encoder
 from recsys.optimizer import RowAdamW
@@ -73,7 +73,7 @@ def main() -> None:
 
 def one_a_row(lengths: NDArray[np.int64]) -> Packed:
     """A row for each sequence, all as wide as the longest."""
-    width = -(-int(lengths.max()) // COLUMN_STEP) * COLUMN_STEP
+    width = int(lengths.max())
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     places = np.repeat(np.arange(len(lengths)) * width, lengths) + within
     return Packed(places, (-(-len(lengths) // ROW_STEP) * ROW_STEP, width), lengths)
