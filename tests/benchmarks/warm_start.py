@@ -125,10 +125,11 @@ def run(options: argparse.Namespace) -> None:
         "events_yesterday": int(yesterday.train_end.sum()),
         "items": len(data.vocabulary),
         "items_known": int((start.known(data) >= 0).sum()),
+        "settings": " ".join(each for each in options.overrides if not each.startswith("data.")),
         "warm_settings": options.warm,
         "fresh": {"curve": fresh_measured.curve, "test": round(fresh_measured.test, 5)},
         "warm": {"curve": warm_measured.curve, "test": round(warm_measured.test, 5)},
-        "versions": environment().model_dump(mode="json"),
+        "versions": environment().packages,
     }
     print_curves(fresh_measured, warm_measured)
     with options.results.open("a", encoding="utf-8") as stream:
