@@ -32,7 +32,7 @@ import yaml
 from numpy.typing import NDArray
 
 from recsys import schema
-from recsys.config import ExperimentConfig, load_config
+from recsys.config import ExperimentConfig, build_config
 from recsys.dataset import Part, PreparedData, read_manifest
 from recsys.environment import TrainingRecord
 from recsys.errors import InputError
@@ -40,6 +40,7 @@ from recsys.files import fsync
 from recsys.models import COUNTING, ENCODERS, build_encoder, counting_from_arrays
 from recsys.models.popularity import item_counts, recent_counts
 from recsys.models.protocol import CountingModel, Model
+from recsys.overrides import parse_yaml
 from recsys.sequences import Ragged
 from recsys.vocabulary import Vocabulary
 
@@ -48,6 +49,11 @@ WEIGHTS_FILE = "weights.safetensors"
 RECENT_DAYS = 7.0
 """What the column `recent` of a bundle's items.parquet counts: the events of these last days of training."""
 TITLE = "title"
+FORMER_FORMS: dict[str, dict[str, Any]] = {
+    "bert4rec": {"norm": "post", "scoring": "dot", "next_item_prob": 0.0, "read": "mask"},
+    "sasrec": {"feed_forward": "relu", "scoring": "dot"},
+}
+"""Model -> what its settings were before they could be set."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Bundle:
         if manifest.get("kind") != "bundle":
             raise InputError(f"{path} is no bundle but something else with a manifest; give `recsys train`'s")
         _check_files(path, manifest)
-        config = load_config(path / CONFIG_FILE)
+        config = _read_config(path / CONFIG_FILE)
         items = pq.read_table(path / schema.ITEMS_FILE)
         vocabulary = Vocabulary(items[schema.ITEM_ID])
         if vocabulary.hash != manifest["vocabulary"]:
@@ -312,6 +318,15 @@ def _misfit(file: Path, n_items: int, reason: str) -> InputError:
         f"the weights in {file} do not fit the configuration and the {n_items} items beside them ({reason}); "
         "the bundle was put together from different ones: train again or copy it anew"
     )
+
+
+def _read_config(file: Path) -> ExperimentConfig:
+    """The experiment; of a bundle from before `FORMER_FORMS` could be chosen, with the one there was."""
+    tree = parse_yaml(file.read_text(encoding="utf-8"))
+    model = tree["model"]
+    if "scoring" not in model:
+        tree["model"] = FORMER_FORMS.get(model["name"], {}) | model
+    return build_config(tree, where=str(file))
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:

@@ -88,10 +88,9 @@ def train(
     from_bundle: FromBundle = None,
 ) -> None:
     """A prepared data set -> an MLflow run and a bundle."""
-    from recsys.evaluation import metric_lines
+    from recsys.evaluation import metric_lines, removes_seen
     from recsys.experiment import assist
     from recsys.experiment import train as train_model
-    from recsys.models import ANSWERS_SEEN
     from recsys.processes import Processes
 
     experiment = _load(config, overrides)
@@ -102,8 +101,7 @@ def train(
     trained = train_model(experiment, resume=resume, final=final, from_bundle=from_bundle, say=say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""
-    kept = experiment.model.name in ANSWERS_SEEN or experiment.split.targets is not None
-    seen = "kept" if kept else "removed"
+    seen = "removed" if removes_seen(experiment) else "kept"
     say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items {seen}{measured_by}:")
     if not trained.metrics:
         say("  the split holds out no target, so nothing was measured")

@@ -245,7 +245,14 @@ class PreparedData:
             return self.sequences.lengths
         if part == "training":
             return self.train_end
-        return np.where(self.valid_start < self.test_start, self.test_start, self.train_end)
+        ends = np.where(self.valid_start < self.test_start, self.test_start, self.train_end)
+        cut = self.manifest.get("split", {}).get("test_cut_microseconds")
+        if cut is None or self.times is None:
+            return ends
+        # Where targets are of some types only, other events of the test period come before the first of them.
+        earlier = np.r_[0, np.cumsum(self.times < cut)][self.sequences.offsets]
+        within: NDArray[np.int64] = np.minimum(ends, np.diff(earlier))
+        return within
 
     def _marks(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(S,) where the events of a split begin and end in each sequence.

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from recsys.beyond import Features, attribute_features, beyond_accuracy, vector_features
 from recsys.bootstrap import Bootstrap, Interval
 from recsys.bundle import Bundle
+from recsys.config import ExperimentConfig
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
 from recsys.metrics import LARGEST_CUTOFF, user_metrics
-from recsys.models import SCORES_COLD, check_has_answers
+from recsys.models import ANSWERS_SEEN, SCORES_COLD, check_has_answers
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
@@ -286,6 +287,14 @@ def evaluate_bundle(
         negatives=negatives,
         scores_cold=bundle.config.model.name in SCORES_COLD,
     )
+
+
+def removes_seen(config: ExperimentConfig) -> bool:
+    """Whether items of the history are taken out where nobody says: not where targets are of some types only.
+
+    What one has looked at is what one buys. A model that answers with seen items alone keeps them too.
+    """
+    return config.model.name not in ANSWERS_SEEN and config.split.targets is None
 
 
 def check_trained_on(bundle: Bundle, data: PreparedData) -> None:

@@ -17,10 +17,10 @@ from recsys.config import EncoderConfig, ExperimentConfig, setting_differences, 
 from recsys.dataset import Part, PreparedData, Split
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
-from recsys.evaluation import evaluate
+from recsys.evaluation import evaluate, removes_seen
 from recsys.history import append_epoch, read_history
 from recsys.index import build_index
-from recsys.models import ANSWERS_SEEN, COUNTING, SCORES_COLD, build_encoder, fit_counting
+from recsys.models import COUNTING, SCORES_COLD, build_encoder, fit_counting
 from recsys.models.protocol import Model
 from recsys.models.transformer import Transformer
 from recsys.processes import Processes
@@ -99,7 +99,7 @@ def train(
         model, best_epoch = _fit(config, opened, run, resume=resume, say=say)
         seconds = time.perf_counter() - started
         part = _part(config, chosen)
-        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config.model.name, part)
+        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config, part)
         bundle = save_bundle(
             folder / "bundle",
             config=config,
@@ -166,6 +166,11 @@ class _Opened:
         found, start = None, None
         if from_bundle is not None:
             found = Bundle.load(resolve_bundle(str(from_bundle), config.tracking.uri))
+            if found.folder.resolve().is_relative_to(config.output_path.resolve()):
+                raise InputError(
+                    f"{from_bundle} stands in {config.output_path}, which this training would write over; "
+                    "set `output` to another folder"
+                )
         config = settled(config, data, like=found.config.model if found else None)
         if found:
             start = WarmStart.checked(found, str(from_bundle), config, data)
@@ -215,8 +220,8 @@ def _report(run: TrackedRun, bundle: Path, file: Path, data: PreparedData, say: 
     """Write the report and record it; a training that is done does not fail for want of a page about it."""
     say("measuring the baselines for the report")
     try:
-        removes_seen = data.target_types is None
-        run.log_file(write_report(bundle, file, data=data.path, exclude_seen=removes_seen))
+        kept = Bundle.load(bundle).config
+        run.log_file(write_report(bundle, file, data=data.path, exclude_seen=removes_seen(kept)))
     except Exception as error:
         say(f"note: no report was written: {type(error).__name__}: {error}; try `recsys report {bundle}`")
         return
@@ -247,11 +252,11 @@ def _part(config: ExperimentConfig, chosen: Bundle | None) -> Part:
     return "all" if chosen else config.training.fit
 
 
-def _measure(model: Model, data: PreparedData, name: str, part: Part) -> dict[str, float]:
+def _measure(model: Model, data: PreparedData, config: ExperimentConfig, part: Part) -> dict[str, float]:
     """Full-ranking metrics of the splits that the model has not seen; a split without targets has none."""
+    name = config.model.name
     splits: tuple[Split, ...] = ("valid", "test") if part == "training" else ("test",)
-    removes_seen = name not in ANSWERS_SEEN and data.target_types is None
-    rules: dict[str, Any] = {"exclude_seen": removes_seen, "scores_cold": name in SCORES_COLD}
+    rules: dict[str, Any] = {"exclude_seen": removes_seen(config), "scores_cold": name in SCORES_COLD}
     return {
         f"{split}_{metric}": value
         for split in splits

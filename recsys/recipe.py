@@ -41,7 +41,8 @@ def settled(
     """
     if not isinstance(config.model, EncoderConfig):
         return config
-    training, n_items = data.training(), len(data.vocabulary)
+    training = data.training()
+    n_items = len(np.unique(training.values))  # the vocabulary also holds what is asked for alone
     sizes = {"max_length": _max_length(training), "dropout": _dropout(training, n_items)}
     if isinstance(like, EncoderConfig):
         sizes["max_length"] = like.max_length
@@ -50,7 +51,7 @@ def settled(
     steps = {
         "batch_size": _batch_size(training, longest),
         "loss": _loss(n_items),
-        "validate_every": max(every for every in range(1, 6) if config.training.epochs % every == 0),
+        "validate_every": _validate_every(config.training.epochs),
     }
     return config.model_copy(update={"model": model, "training": _decided(config.training, steps)})
 
@@ -88,6 +89,11 @@ def _batch_size(training: Ragged, length: int) -> int:
     cut = windows(training, length)
     mean = len(cut.values) / max(len(cut), 1)
     return int(np.clip(round(EVENTS_OF_A_STEP / max(mean, 1.0) / 8) * 8, 16, 1024))
+
+
+def _validate_every(epochs: int) -> int:
+    """Up to 5, where that leaves 10 validations to choose from and the last epoch is one of them."""
+    return max(every for every in range(1, 6) if every == 1 or (epochs % every == 0 and epochs >= 10 * every))
 
 
 def _loss(n_items: int) -> str:

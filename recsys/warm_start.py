@@ -176,12 +176,17 @@ def _check_unseen(bundle: Bundle, named: str, config: ExperimentConfig, data: Pr
             bundle.manifest["data"].get("trained_until"),
             data.manifest["split"]["valid_cut_microseconds"],
         )
-        if until is not None and until >= cut:
+        if until is None or until >= cut:
             raise InputError(
                 f"{named} was fitted to events after the validation cut of {data.path}, so that validation "
                 "would measure what it has seen; prepare the data with a later split.valid_from"
             )
         return
+    if bundle.manifest["trained_on"] != "training":
+        raise InputError(
+            f"{named} was fitted to the validation targets too (training.fit), which are asked for now; "
+            "start from a bundle that was fitted to the training part"
+        )
     former, asked = (one.split.model_dump(mode="json") for one in (bundle.config, config))
     if differing := setting_differences(former, asked, "split"):
         raise InputError(

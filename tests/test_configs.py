@@ -78,11 +78,14 @@ def test_the_quickstart_is_the_sample_configuration(tmp_path: Path) -> None:
 
 
 def test_data_is_named_by_a_path_that_can_be_overridden() -> None:
+    folders = set()
     for file in CONFIGS:
         config = load_config(file)
         assert file.stem.startswith(config.name)
+        folders.add(config.output_path)
         if config.data.format != "sample":
             assert config.data.path.startswith("data/")
+    assert len(folders) == len(CONFIGS)  # no run takes the place of another
 
 
 @pytest.mark.parametrize("name", [*COUNTING, *ENCODERS])

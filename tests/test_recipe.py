@@ -51,6 +51,6 @@ def test_what_is_named_stays_and_counting_models_have_nothing_to_decide(tmp_path
     }
     given = build_config(tree, where="the test")
     assert settled(given, data) == given
-    assert decided(given, settled(given, data)) == "validate_every 1"  # 7 is a prime
+    assert decided(given, settled(given, data)) == "validate_every 1"  # of 7 epochs each
     markov = experiment(name="markov")
     assert settled(markov, data) == markov

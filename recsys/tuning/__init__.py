@@ -61,7 +61,7 @@ def tune(
     data = PreparedData.load(config.prepared_path)
     check_settings(config, data)
     whole = settled(config, data)
-    searched = ranges(whole, data.training().lengths)
+    searched = ranges(whole, data.training(weights=whole.training.event_weights).lengths)
     validation = data.asked_targets("valid")
     folder = config.output_path / "tune"
     if study is None or out is None:

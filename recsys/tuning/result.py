@@ -11,7 +11,7 @@ import yaml
 from recsys.config import ExperimentConfig, shown_uri
 from recsys.files import written_file
 from recsys.training import MONITOR
-from recsys.tuning.space import Settings, tuned_tree, value_of
+from recsys.tuning.space import Settings, tuned_tree
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,15 @@ class Tuned:
 
 def write_tuned(tuned: Tuned) -> None:
     """Write the best configuration, with where it comes from as comments; a password stays out of it."""
-    best, tree, config = tuned.best, tuned.tree, tuned.config
+    best, tree = tuned.best, tuned.tree
     comments = [
         f"The best of {len(tuned.trials)} trials of `recsys tune` by {MONITOR} on validation:",
         f"trial {best.number} reached {best.value:.4f} at epoch {best.best_epoch}, trial "
         f"{tuned.trials[0].number} {tuned.trials[0].value:.4f}.",
-        *(f"  {key}: {value:g}, was {value_of(config, key):g}" for key, value in best.settings.items()),
+        *(
+            f"  {key}: {value:g}, was {tuned.trials[0].settings[key]:g}"
+            for key, value in best.settings.items()
+        ),
         f"Train it: recsys train {tuned.file}",
     ]
     uri = tree.get("tracking", {}).get("uri", "")

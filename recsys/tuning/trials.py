@@ -142,7 +142,7 @@ class Trials:
             fit_encoder(
                 config.model,
                 config.training,
-                training=self.data.training(),
+                training=self.data.training(weights=config.training.event_weights),
                 n_items=len(self.data.vocabulary),
                 validation=self.validation,
                 checkpoints=folder,

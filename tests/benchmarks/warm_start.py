@@ -1,6 +1,6 @@
 """A grown log: training on from yesterday's bundle against training anew, validation NDCG@10 by seconds.
 
-    python -m tests.benchmarks.warm_start --config configs/ml-100k-sasrec.yaml --warm training.epochs=10 \\
+    python -m tests.benchmarks.warm_start --config configs/ml-100k.yaml --warm training.epochs=10 \\
         data.path=PATH
 
 Yesterday's log holds the oldest events of today's; both are split alike. Yesterday's model and
