@@ -231,6 +231,19 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path, arguments: dict[str,
         prepare(tmp_path / "shop", **arguments)
 
 
+def test_nothing_after_the_cut_is_fitted_with_the_validation_targets(tmp_path: Path) -> None:
+    split = {"kind": "global_time", "valid_from": 0.5, "test_from": 0.7, "targets": ["purchase"]}
+    data = prepare(tmp_path / "shop", shop(30), split=split)
+    times = data.training_times("training+validation")
+    assert times is not None
+    cut = data.manifest["split"]["test_cut_microseconds"]
+    assert len(data.training().values) < len(times) == len(data.training("training+validation").values)
+    assert times.max() < cut
+    assert data.times is not None
+    reached = data.times[data.times < cut]
+    assert len(times) <= len(reached)
+
+
 def test_an_event_without_a_type_is_refused(tmp_path: Path) -> None:
     frame = shop(3).with_columns(pl.when(pl.int_range(pl.len()) != 4).then("event").alias("event"))
     with pytest.raises(InputError, match="row 5 has no event type; give it one, or drop the row"):

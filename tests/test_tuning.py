@@ -272,6 +272,9 @@ def test_what_cannot_be_tuned_is_refused(world: ExperimentConfig, tmp_path: Path
     counting = configured(world.prepared_path.parent, "sqlite:///x.db", "markov")
     with pytest.raises(InputError, match="model `markov` counts and has nothing to tune; set model to one"):
         tune(counting)
+    weighted = configured(world.prepared_path.parent, "sqlite:///x.db", event_weights={"view": 0.0})
+    with pytest.raises(InputError, match=r"training\.event_weights needs the types of events"):
+        tune(weighted)
     missing = configured(tmp_path, "sqlite:///x.db")
     with pytest.raises(InputError, match="run `recsys prepare`"):
         tune(missing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -177,6 +177,16 @@ def test_what_does_not_fit_is_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=message):
         WarmStart.checked(yesterday, "yesterday", configuration(today, **change), today)
+
+
+def test_a_bundle_fitted_to_the_validation_targets_is_refused(
+    yesterday: Bundle, today: PreparedData, tmp_path: Path
+) -> None:
+    encoder = cast(Transformer, yesterday.model)
+    data = PreparedData.load(yesterday.manifest["data"]["path"])
+    told = bundle_of(tmp_path / "told", data, encoder, trained_on="training+validation")
+    with pytest.raises(InputError, match=r"fitted to the validation targets too \(training.fit\)"):
+        WarmStart.checked(told, "told", configuration(today), today)
 
 
 def test_dropout_and_masking_may_differ(yesterday: Bundle, today: PreparedData) -> None:
