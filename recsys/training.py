@@ -158,21 +158,13 @@ def _full(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch
 
 
 def _sampled(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
-    return sampled_softmax(
-        states_TD, *module.outputs(), step.targets_T, step.negatives_n, module.log_chance, step.weights_T
-    )
+    asked = step.targets_T, step.negatives_n, module.log_chance, step.weights_T
+    return sampled_softmax(states_TD, *module.outputs(), *asked)
 
 
 def _gbce(module: EncoderTraining, states_TD: torch.Tensor, step: Step) -> torch.Tensor:
-    calibration = module.config.calibration
-    return gbce(
-        states_TD,
-        *module.outputs(),
-        step.targets_T,
-        step.negatives_n,
-        step.weights_T,
-        calibration=calibration,
-    )
+    asked = step.targets_T, step.negatives_n, step.weights_T
+    return gbce(states_TD, *module.outputs(), *asked, calibration=module.config.calibration)
 
 
 LOSSES: dict[str, Callable[[EncoderTraining, torch.Tensor, Step], torch.Tensor]] = {

@@ -121,3 +121,35 @@ def test_gbce_is_the_papers_formula(calibration: float) -> None:
         assert beta == 1
     if calibration == 1:
         assert beta == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
+def test_weighted_losses_are_those_of_a_plain_reference(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    T, V, D, n = 70, 12, 8, 5
+    states = torch.randn(T, D, generator=generator, requires_grad=True)
+    items = torch.randn(V + 2, D, generator=generator, requires_grad=True)
+    bias = torch.randn(V + 2, generator=generator).requires_grad_()
+    targets = torch.randint(1, V + 1, (T,), generator=generator)
+    negatives = torch.randint(1, V + 1, (n,), generator=generator)
+    weights = torch.rand(T, generator=generator) * (torch.rand(T, generator=generator) > 0.3)
+    log_chance = torch.log_softmax(torch.randn(V + 2, generator=generator), 0)
+
+    def loss(rows: torch.Tensor, weights_T: torch.Tensor | None) -> torch.Tensor:
+        chosen = (states[rows], items, bias, targets[rows])
+        if name == "full":
+            return full_cross_entropy(*chosen, weights_T)
+        if name == "sampled":
+            return sampled_softmax(*chosen, negatives, log_chance, weights_T)
+        return gbce(*chosen, negatives, weights_T, calibration=0.5)
+
+    ours = loss(torch.arange(T), weights)
+    found = torch.autograd.grad(ours, (states, items, bias))
+    if name == "full":
+        each = F.cross_entropy(states @ items.T + bias, targets, reduction="none")
+    else:  # one place at a time needs no weights
+        each = torch.stack([loss(torch.tensor([row]), None) for row in range(T)])
+    reference = (each * weights).sum() / weights.sum()
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
+    for one, other in zip(found, torch.autograd.grad(reference, (states, items, bias)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
