@@ -14,7 +14,7 @@ import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
 from recsys.config import EncoderConfig, ExperimentConfig, setting_differences, shown_uri
-from recsys.dataset import Part, PreparedData, Split
+from recsys.dataset import Part, PreparedData, Split, Targets
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate, removes_seen
@@ -30,7 +30,7 @@ from recsys.report import write_report
 from recsys.run_state import CHECKPOINTS, RunState
 from recsys.sequences import Ragged
 from recsys.tracking import TrackedRun, track_run
-from recsys.training import Fitted, OnEpoch, fit_encoder
+from recsys.training import Fitted, OnEpoch, checked_steps, fit_encoder
 from recsys.warm_start import WarmStart
 
 Say = Callable[[str], None]
@@ -86,6 +86,9 @@ def train(
     given = config
     opened = _Opened.by(given, final=final, from_bundle=from_bundle)
     config, data, folder, chosen = opened.config, opened.data, opened.folder, opened.chosen
+    if isinstance(config.model, EncoderConfig):  # before the folder's earlier training is cleared away
+        checked_steps(config.model, config.training, opened.training(), len(data.vocabulary))
+        opened.validation()
     state = RunState.open(folder, _fingerprint(config, data, opened.start), resume=resume)
     name = f"{config.model.name} (final)" if final else config.model.name
     with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
@@ -98,7 +101,7 @@ def train(
         started_at, started = datetime.now(UTC), time.perf_counter()
         model, best_epoch = _fit(config, opened, run, resume=resume, say=say)
         seconds = time.perf_counter() - started
-        part = _part(config, chosen)
+        part = opened.part
         metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config, part)
         bundle = save_bundle(
             folder / "bundle",
@@ -179,6 +182,31 @@ class _Opened:
         chosen = _chosen_by_validation(config, data, start)
         return cls(config, data, config.output_path / "final", chosen, start)
 
+    @property
+    def part(self) -> Part:
+        """The events that the model is fitted to: all of them where an earlier run chose the epochs."""
+        return "all" if self.chosen else self.config.training.fit
+
+    def training(self) -> Ragged:
+        """These events, with their weights."""
+        return self.data.training(self.part, weights=self.config.training.event_weights)
+
+    def validation(self) -> Targets | None:
+        """What chooses the epoch; None where the model is fitted to it.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.part != "training":
+            return None
+        targets = self.data.targets("valid")
+        if not len(targets.rows):
+            raise InputError(
+                f"{self.data.path} has no validation target, which early stopping needs; prepare it with a "
+                "split that holds some out, or set training.fit to training+validation"
+            )
+        return targets
+
 
 def _fit_encoder(
     config: ExperimentConfig,
@@ -190,14 +218,7 @@ def _fit_encoder(
     """The encoder, fitted to the training part, or to everything when an earlier run chose the epochs."""
     data, chosen, start = opened.data, opened.chosen, opened.start
     assert isinstance(config.model, EncoderConfig)
-    part = _part(config, chosen)
-    validation = data.targets("valid") if part == "training" else None
-    if validation is not None and not len(validation.rows):
-        raise InputError(
-            f"{data.path} has no validation target, which early stopping needs; prepare it with a split "
-            "that holds some out, or set training.fit to training+validation"
-        )
-    training = data.training(part, weights=config.training.event_weights)
+    training = opened.training()
 
     def first_weights(model: EncoderConfig, n_items: int) -> Transformer:
         return start.encoder(model, data, training) if start else build_encoder(model, n_items)
@@ -207,7 +228,7 @@ def _fit_encoder(
         config.training,
         training=training,
         n_items=len(data.vocabulary),
-        validation=validation,
+        validation=opened.validation(),
         checkpoints=opened.folder / CHECKPOINTS,
         resume=resume,
         stop_epoch=chosen.manifest["best_epoch"] if chosen else None,
@@ -233,7 +254,7 @@ def _fit(
 ) -> tuple[Model, int | None]:
     """The model and, of an encoder, its best epoch."""
     if config.model.name in COUNTING:
-        data, part = opened.data, _part(config, opened.chosen)
+        data, part = opened.data, opened.part
         training, times = data.training(part), data.training_times(part)
         return fit_counting(config.model, training, times, len(data.vocabulary)), None
 
@@ -245,11 +266,6 @@ def _fit(
     if fitted.processes > 1:
         say(f"trained by {fitted.processes} processes")
     return fitted.encoder, fitted.best_epoch
-
-
-def _part(config: ExperimentConfig, chosen: Bundle | None) -> Part:
-    """The events that the model is fitted to: all of them where an earlier run chose the epochs."""
-    return "all" if chosen else config.training.fit
 
 
 def _measure(model: Model, data: PreparedData, config: ExperimentConfig, part: Part) -> dict[str, float]:

@@ -9,6 +9,7 @@ Shapes: `B` sequences, `R` rows of a step, `L` columns, `T` places that are aske
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -134,7 +135,9 @@ class EncoderTraining(pl.LightningModule):
         clip_gradients(self.encoder.parameters(), self.config.clip_norm)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the sums of NDCG, HR and users."""
+        """Begin the sums of NDCG, HR and users; weights that are no numbers have nothing to rank."""
+        if not all(weight.isfinite().all() for weight in self.encoder.parameters()):
+            raise _diverged(self.current_epoch + 1)
         self._sums = torch.zeros(3, dtype=torch.float64)
 
     def validation_step(self, places_B: NDArray[np.int64], batch_idx: int) -> None:
@@ -212,8 +215,17 @@ class _Progress(Callback):
         names = ("loss", MONITOR, "hr@10") if _validated(trainer) else ("loss",)
         logged = trainer.callback_metrics
         metrics = {name: float(logged[name]) for name in names if name in logged}
+        if not math.isfinite(metrics["loss"]):
+            raise _diverged(trainer.current_epoch + 1)
         self.report(trainer.current_epoch + 1, metrics)
         self.on_epoch(trainer.current_epoch + 1, metrics)
+
+
+def _diverged(epoch: int) -> InputError:
+    return InputError(
+        f"the training diverged in epoch {epoch}: its loss is no number any more; set training.learning_rate "
+        "lower"
+    )
 
 
 def _validated(trainer: pl.Trainer) -> bool:
@@ -273,11 +285,9 @@ def fit_encoder(
         InputError: no training sequence has two events, or the device or the batch size does not fit the
             processes.
     """
-    steps = Steps(training, n_items, model_config, config)
+    steps = checked_steps(model_config, config, training, n_items)
     last, best = (checkpoints / f"{name}.ckpt" for name in (LAST, BEST))
     processes = Processes.launched()
-    _check_device(config, processes)
-    steps.check_shares(processes.total)
     first = processes.rank == 0
     if first and not resume:
         last.unlink(missing_ok=True)
@@ -297,6 +307,20 @@ def fit_encoder(
     module.load_state_dict(state["state_dict"])
     seconds = time.perf_counter() - started
     return Fitted(encoder.cpu().eval(), int(state["epoch"]) + 1, seconds, trainer.world_size)
+
+
+def checked_steps(
+    model_config: EncoderConfig, config: TrainingConfig, training: Ragged, n_items: int
+) -> Steps:
+    """The steps of a training that can begin on this machine.
+
+    Raises:
+        InputError: as `fit_encoder`.
+    """
+    steps, processes = Steps(training, n_items, model_config, config), Processes.launched()
+    _check_device(config, processes)
+    steps.check_shares(processes.total)
+    return steps
 
 
 def _check_device(config: TrainingConfig, processes: Processes) -> None:

@@ -187,6 +187,12 @@ def _check_unseen(bundle: Bundle, named: str, config: ExperimentConfig, data: Pr
             f"{named} was fitted to the validation targets too (training.fit), which are asked for now; "
             "start from a bundle that was fitted to the training part"
         )
+    times, until = data.training_times(), bundle.manifest["data"].get("trained_until")
+    if times is not None and until is not None and until > times.max(initial=0):
+        raise InputError(
+            f"{named} was fitted to events later than all training events of {data.path}, and may have seen "
+            "what validation and test ask for; start from a bundle of an earlier log"
+        )
     former, asked = (one.split.model_dump(mode="json") for one in (bundle.config, config))
     if differing := setting_differences(former, asked, "split"):
         raise InputError(

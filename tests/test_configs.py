@@ -124,6 +124,28 @@ def test_final_takes_its_epochs_from_validation_and_refuses_to_be_measured(
         train(other, final=True)
 
 
+def test_what_cannot_be_trained_leaves_an_earlier_training_alone(stand_in: dict[str, object]) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in, epochs=2, validate_every=1)
+    prepare(config)
+    train(config)
+    kept = {file: file.stat().st_mtime_ns for file in (config.output_path / "checkpoints").iterdir()}
+    assert kept
+    for wrong, message in (
+        ({"loss": "gbce", "negatives": 1_000_000}, "gBCE needs fewer negatives"),
+        ({"event_weights": {"view": 0.5}}, "needs the types of events"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(shortened(config, stand_in, epochs=2, validate_every=1, **wrong))
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_a_training_that_diverges_says_so(stand_in: dict[str, object]) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in, epochs=2, learning_rate=1e12)
+    prepare(config)
+    with pytest.raises(InputError, match=r"diverged in epoch 1: .*; set training\.learning_rate"):
+        train(config)
+
+
 def test_training_on_validation_targets_too_ends_at_the_last_epoch_and_says_nothing_of_validation(
     stand_in: dict[str, object],
 ) -> None:

@@ -189,6 +189,14 @@ def test_a_bundle_fitted_to_the_validation_targets_is_refused(
         WarmStart.checked(told, "told", configuration(today), today)
 
 
+def test_a_bundle_of_a_later_log_is_refused(tmp_path: Path, yesterday: Bundle) -> None:
+    whole = log(KNOWN, 100)
+    last = pl.col("time") < pl.col("time").max().over("sequence") - 2
+    shorter = recsys.prepare(whole.filter(last & (pl.col("time") < 15)), time="time", out=tmp_path / "short")
+    with pytest.raises(InputError, match="fitted to events later than all training events of"):
+        WarmStart.checked(yesterday, "yesterday", configuration(shorter), shorter)
+
+
 def test_dropout_and_masking_may_differ(yesterday: Bundle, today: PreparedData) -> None:
     model = {**MODEL, "dropout": 0.4, "mask_prob": 0.5}
     WarmStart.checked(yesterday, "yesterday", configuration(today, model=model), today)

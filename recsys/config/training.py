@@ -36,7 +36,7 @@ class TrainingConfig(Config):
         description="sampled: an item is drawn as its training count to this power; 0 uniformly",
     )
     calibration: float = Field(0.75, ge=0, le=1, description="gbce: t, from plain to calibrated")
-    event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+    event_weights: dict[str, Annotated[float, Field(ge=0, le=1e6)]] | None = Field(
         None,
         description="event type -> weight of such an event as a target of the loss, 0 for context alone; a "
         "type that is not named weighs 1",
