@@ -33,8 +33,7 @@ from recsys.playlists.pooled_steps import PooledStep, pooled_step
 from recsys.playlists.settings import PlaylistsConfig, PooledConfig
 from recsys.schema import PAD
 from recsys.sequences import Ragged
-from recsys.torch_settings import seeded
-from recsys.training import uses_bf16
+from recsys.torch_settings import seeded, uses_bf16
 
 POINTS = 24
 BLUR = 0.12
@@ -82,6 +81,11 @@ class PooledEncoder(nn.Module):
             dropout=dropout,
             attention_dropout=0.0,
             causal=False,
+            spare=0,
+            pre_norm=False,
+            feed_forward="gelu",
+            temperature=None,
+            biased=True,
         )
         self.pool = nn.Linear(dim, dim)
         self.length_points = nn.Parameter(torch.randn(POINTS, dim))
@@ -96,8 +100,9 @@ class PooledEncoder(nn.Module):
         owner_BL = torch.where(inside_BL, torch.arange(B, device=items_BL.device)[:, None], -1)
         positions_BL = ((L - 1 - columns_L) * int(self.ordered)).expand(B, L)
         places_T = inside_BL.flatten().nonzero()[:, 0]
+        both_ways_BL = torch.zeros_like(inside_BL)
         states_TD = self.transformer.states(
-            items_BL, positions_BL, owner_BL, columns_L.expand(B, L), places_T
+            items_BL, positions_BL, owner_BL, both_ways_BL, columns_L.expand(B, L), places_T
         )
         return self.pooled(states_TD, inside_BL.sum(1))
 
@@ -116,8 +121,9 @@ class PooledEncoder(nn.Module):
         """(T, D) states of everything that is read, packed into rows."""
         packed = Packed.rows(read.lengths)
         asking, places = packed.asking(np.ones(len(read.values), dtype=np.bool_))
-        positions = packed.positions() * int(self.ordered)
-        laid_out = (packed.spread(read.values), positions, packed.owners(), asking, places)
+        positions = packed.positions(np.zeros_like(read.lengths)) * int(self.ordered)
+        both_ways = np.zeros(packed.shape, dtype=np.bool_)
+        laid_out = (packed.spread(read.values), positions, packed.owners(), both_ways, asking, places)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             states_TD = self.transformer.states(*(torch.from_numpy(part) for part in laid_out))
         return states_TD[: len(read.values)].float()
@@ -137,8 +143,7 @@ class PooledEncoder(nn.Module):
             places, answers = np.flatnonzero(step.masked), step.answers[step.masked].astype(np.int64)
             total = total + full_cross_entropy(
                 states_TD[torch.from_numpy(places)],
-                self.transformer.item_embedding.weight,
-                self.transformer.output_bias(),
+                *self.transformer.outputs(),
                 torch.from_numpy(answers),
                 bf16=bf16,
             )

@@ -209,7 +209,7 @@ def measure_scale(count: int) -> None:
         start = time.perf_counter()
         index.search(vectors[row], 10, exclude=row)
         times.append(time.perf_counter() - start)
-    row = {
+    measured = {
         "data": "scale",
         "playlists": count,
         "embed_s": embedded - started,
@@ -219,8 +219,8 @@ def measure_scale(count: int) -> None:
         **environment().model_dump(),
     }
     with RESULTS.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
-    print(json.dumps(row))
+        stream.write(json.dumps(measured) + "\n")
+    print(json.dumps(measured))
 
 
 def _untrained(few: Ragged) -> object:
