@@ -24,6 +24,8 @@ from recsys.sequences import Ragged, shuffled
 
 FOLDS = 5
 LENGTH_BINS = 5
+SHORTEST, LONGEST, BIN = 30, 250, 20
+"""The paper's own bins of length, asked besides where playlists are as long."""
 MOST_LABELS = 6
 """Playlists of more labels than this are one class of the diversity probe."""
 LEAST_MEMBERS = 2 * FOLDS
@@ -81,12 +83,12 @@ def probe_tasks(
     rng = np.random.default_rng(seed)
     everyone = np.arange(len(playlists))
     diversity = np.minimum(labels.diversity(playlists), MOST_LABELS)
-    bins = length_bins(playlists.lengths)
     of_playlists = {
         "label": labels.of(playlists),
         "label diversity": diversity,
         "label switch": labels.switches(playlists),
-        "length": bins,
+        "length": length_bins(playlists.lengths),
+        "length by 20": paper_bins(playlists.lengths),
     }
     for name, classes in of_playlists.items():
         yield Task(name, vectors, classes, everyone)
@@ -103,6 +105,12 @@ def length_bins(lengths: Ints, bins: int = LENGTH_BINS) -> Ints:
     """(S,) number of the quantile that each length is in."""
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1]))
     return np.searchsorted(edges, lengths, side="right")
+
+
+def paper_bins(lengths: Ints) -> Ints:
+    """(S,) number of the bin of 20 from 30 to 250 tracks, -1 outside (Papreja et al. 2019, section 5.2)."""
+    inside = (lengths >= SHORTEST) & (lengths < LONGEST)
+    return np.where(inside, (lengths - SHORTEST) // BIN, -1)
 
 
 def content_pairs(playlists: Ragged, rng: np.random.Generator) -> tuple[Ints, NDArray[np.int32], Ints]:
