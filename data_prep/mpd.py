@@ -54,6 +54,12 @@ def mpd_items(files: list[Path]) -> pl.DataFrame:
     return pl.concat(slices).unique(TRACK, keep="first", maintain_order=True).collect()
 
 
+def mpd_titles(files: list[Path]) -> dict[int, str]:
+    """Playlist id -> its name, of all slices; those without a name are not in it."""
+    named = [read_mpd(file).select(PLAYLIST, NAME) for file in files]
+    return dict(pl.concat(named).drop_nulls().unique(PLAYLIST, keep="first").collect().iter_rows())
+
+
 def _playlists(file: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from data_prep.assemble import MARKS, Tables, assemble
 from data_prep.cleaning import Frame, Removal, clean, in_memory, is_timed, positions, size
@@ -21,6 +23,7 @@ from data_prep.frames import frame_items, frame_log
 from data_prep.items import TITLE, items_file, log_items, read_items
 from data_prep.leakage import check_leakage
 from data_prep.logs import Log, event_files, read_log
+from data_prep.mpd import mpd_titles
 from data_prep.splits import Cuts, check_targets, global_cuts, split_marks, training_counts
 from recsys import schema
 from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns
@@ -78,6 +81,7 @@ class _Input:
     log: Log
     items: pl.DataFrame | None
     digest: str
+    titles: Mapping[int, str] | None = None
 
 
 def prepare(config: ExperimentConfig) -> PrepareReport:
@@ -99,7 +103,8 @@ def prepare(config: ExperimentConfig) -> PrepareReport:
             return report
         log = read_log(data, with_rating=config.clean.min_rating is not None)
         items = read_items(data, table) if table else log_items(data, files)
-    return _prepare(config, _Input(log, items, digest))
+        titles = mpd_titles(files) if data.format == "mpd" else None
+    return _prepare(config, _Input(log, items, digest, titles))
 
 
 def prepare_frame(frame: object, config: ExperimentConfig, items: object = None) -> PrepareReport:
@@ -194,6 +199,10 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
         items=source.items,
         timed=is_timed(placed),
     )
+    if source.titles is not None:
+        ids = tables.sequences[schema.SEQUENCE_ID].to_pylist()
+        titles = pa.array([source.titles.get(name) for name in ids], pa.string())
+        tables = replace(tables, sequences=tables.sequences.append_column(schema.SEQUENCE_TITLE, titles))
     passed = check_leakage(tables, config.split.kind, cuts, config.split.targets)
     counts = _counts(tables)
     notices = [*source.log.notices, *notices, *_missing_targets(counts)]

@@ -141,7 +141,8 @@ def search(folder: Folder, tracks: Tracks, k: Count = 10) -> None:
 @app.command(name="continue")
 def continue_(
     folder: Folder,
-    seed: Annotated[str, typer.Option(help="track ids of the playlist so far, with commas")],
+    seed: Annotated[str | None, typer.Option(help="track ids of the playlist so far, with commas")] = None,
+    title: Annotated[str | None, typer.Option(help="instead: what the playlist is called")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="tracks to add")] = 10,
     decoder: Annotated[str, typer.Option(help="one-shot or beam")] = "one-shot",
     groups: Annotated[int, typer.Option(min=1, help="beam: slates to choose from")] = 1,
@@ -150,23 +151,35 @@ def continue_(
     diverse_in: Annotated[str | None, typer.Option(help="beam: column whose repetition costs")] = None,
     at_most: Annotated[list[str] | None, typer.Option(help="such as artist=2; may be repeated")] = None,
 ) -> None:
-    """The next tracks of a playlist."""
-    from recsys.playlists.continuation import Diverse, diverse_beams, groups_of, one_shot
+    """The next tracks of a playlist, or the first ones of a title."""
+    from recsys.playlists.continuation import Diverse, diverse_beams, groups_of, nearest_tracks, one_shot
     from recsys.playlists.labels import track_column
-    from recsys.playlists.store import PlaylistModel
+    from recsys.playlists.search import title_vector
+    from recsys.playlists.store import PlaylistModel, load_playlist_index
 
     if decoder not in ("one-shot", "beam"):
         raise InputError(f"decoder `{decoder}` is unknown; known: one-shot, beam")
+    if (seed is None) == (title is None):
+        raise InputError("name what is continued: either --seed with track ids, or --title")
+    if title is not None and decoder == "beam":
+        raise InputError(
+            "the beam reads the tracks of a seed: give --seed, or --decoder one-shot for a --title"
+        )
     model = PlaylistModel.load(folder)
     limits = [_limit(model, text) for text in at_most or []]
-    seeds, unknown = model.tracks(_ids(seed), "--seed")
-    _note_unknown(unknown)
-    if decoder == "one-shot":
-        slates = list(one_shot(model.encoder, seeds, n, limits))
+    if title is not None:
+        vector = title_vector(load_playlist_index(model), title)
+        slates = [nearest_tracks(model.encoder, vector, n, limits)]
     else:
-        shared = groups_of(track_column(model.items, diverse_in)) if diverse_in else None
-        settings = Diverse(groups=groups, width=width, strength=diversity, shared=shared)
-        slates = diverse_beams(model.encoder, seeds[0], n, settings, limits)
+        seeds, unknown = model.tracks(_ids(str(seed)), "--seed")
+        _note_unknown(unknown)
+        _note_windows(model, len(seeds[0]))
+        if decoder == "one-shot":
+            slates = list(one_shot(model.encoder, seeds, n, limits))
+        else:
+            shared = groups_of(track_column(model.items, diverse_in)) if diverse_in else None
+            settings = Diverse(groups=groups, width=width, strength=diversity, shared=shared)
+            slates = diverse_beams(model.encoder, seeds[0], n, settings, limits)
     for number, slate in enumerate(slates, start=1):
         if len(slates) > 1:
             say(f"slate {number}")

@@ -41,6 +41,7 @@ SEQUENCE_ID = "id"  # original user or playlist id, in its original type
 ITEMS = "items"  # large_list<int32> item indices, in order
 TIMES = "times"  # large_list<int64> microseconds since 1970 UTC, or null
 EVENTS = "events"  # large_list<int8> place of each event's type in the manifest's `event_types`; or absent
+SEQUENCE_TITLE = "title"  # string, what its owner calls it, or null; where the log has titles
 TRAIN_END = "train_end"  # int32
 VALID_START = "valid_start"  # int32
 TEST_START = "test_start"  # int32

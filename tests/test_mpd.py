@@ -58,6 +58,8 @@ def test_slices_become_a_prepared_data_set(tmp_path: Path) -> None:
     for row, numbers in enumerate(made):
         expected = [f"spotify:track:{number}" for number in numbers]
         assert data.vocabulary.decode(data.sequences[row]) == expected
+    assert data.titles is not None
+    assert data.titles.to_pylist() == [f"list {pid}" for pid in range(40)]
     place = data.vocabulary.index("spotify:track:7") - 1
     item = {name: data.items[name][place].as_py() for name in data.items.column_names}
     assert (item["title"], item["artist_name"], item["duration_ms"]) == ("Song 7", "Artist 2", 7000)

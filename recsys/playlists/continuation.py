@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.encoding import encode_histories, item_vectors
+from recsys.encoding import item_vectors
 from recsys.errors import InputError
 from recsys.models.protocol import Encoder
+from recsys.playlists.embedding import embed
 from recsys.sequences import Ragged
 
 Ints = NDArray[np.int64]
@@ -84,6 +85,11 @@ def one_shot(
     table = item_vectors(model)
     scores = _scores(model, table, seeds, allowed)
     return np.stack([_top(row, n, limits) for row in scores])
+
+
+def nearest_tracks(model: Encoder, vector_D: Floats, n: int, limits: Sequence[Limit] = ()) -> Ints:
+    """(n,) tracks with the largest inner product with a playlist's vector, which need not be of any seed."""
+    return _top(item_vectors(model) @ vector_D, n, limits)
 
 
 def diverse_beams(
@@ -171,7 +177,7 @@ def _exhausted(slate: Sequence[int], limit: Limit) -> NDArray[np.bool_]:
 
 def _scores(model: Encoder, table: Floats, seeds: Ragged, allowed: NDArray[np.bool_] | None) -> Floats:
     """(B, V) inner products; -inf for the seeds' own tracks and what is not allowed."""
-    scores: Floats = encode_histories(model, seeds) @ table.T
+    scores: Floats = embed(model, seeds) @ table.T
     scores[seeds.rows, seeds.values - 1] = -np.inf
     if allowed is not None:
         scores[:, ~allowed] = -np.inf

@@ -67,7 +67,7 @@ class PlaylistsConfig(Config):
     """How playlists become vectors."""
 
     model: ModelConfig = PooledConfig()
-    dim: int = Field(64, ge=4, description="width D of playlist and track vectors")
+    dim: int = Field(128, ge=4, description="width D of playlist and track vectors")
     max_length: int = Field(100, ge=2, description="tracks read at once; longer playlists are windowed")
     order: Literal["sequence", "set"] = Field(
         "sequence", description="whether the order means something; set: shuffled training, no positions"

@@ -168,11 +168,13 @@ class PlaylistIndex:
         ids: (S,) original ids; playlists without a track are not in it.
         playlists: S ragged rows of track indices.
         neighbours: the forest over their vectors.
+        titles: (S,) what their owners call them, null where they do not, or None.
     """
 
     ids: pa.Array
     playlists: Ragged
     neighbours: Neighbours
+    titles: pa.Array | None = None
 
     def row(self, playlist: ItemId) -> int:
         """Row of a playlist id.
@@ -197,11 +199,13 @@ def build_playlist_index(model: PlaylistModel, data: PreparedData) -> PlaylistIn
     neighbours = Neighbours.build(vectors, model.config.seed)
     offsets = pa.array(playlists.offsets)
     flat = pa.array(neighbours.vectors.reshape(-1))
+    titles = None if data.titles is None else data.titles.take(pa.array(rows))
     table = pa.table(
         {
             schema.SEQUENCE_ID: ids,
             schema.ITEMS: pa.LargeListArray.from_arrays(offsets, pa.array(playlists.values)),
             "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+            **({} if titles is None else {schema.SEQUENCE_TITLE: titles}),
         }
     )
     folder = model.folder / INDEX_FOLDER
@@ -222,7 +226,7 @@ def build_playlist_index(model: PlaylistModel, data: PreparedData) -> PlaylistIn
     for file in folder.iterdir():
         if file.name not in (INDEX_FILE, *stored.values()):
             file.unlink()
-    return PlaylistIndex(ids, playlists, neighbours)
+    return PlaylistIndex(ids, playlists, neighbours, titles)
 
 
 def load_playlist_index(model: PlaylistModel) -> PlaylistIndex:
@@ -244,8 +248,10 @@ def load_playlist_index(model: PlaylistModel) -> PlaylistIndex:
             np.asarray(lists.values, dtype=np.int32), np.asarray(lists.offsets, dtype=np.int64)
         )
         neighbours = Neighbours.load(flat.reshape(len(ids), -1), folder / Path(stated["forest"]).name)
+        has_titles = schema.SEQUENCE_TITLE in table.column_names
+        titles = table[schema.SEQUENCE_TITLE].combine_chunks() if has_titles else None
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder} has no readable index of playlists ({error}); {remedy}") from error
-    return PlaylistIndex(ids, playlists, neighbours)
+    return PlaylistIndex(ids, playlists, neighbours, titles)

@@ -47,11 +47,11 @@ RESULTS = Path(__file__).with_name("playlists.jsonl")
 ENCODERS = {
     "word2vec, mean": ["model=word2vec"],
     "word2vec, SIF": ["model=sif"],
-    "GRU": ["model=seq2seq", "model.epochs=30"],
-    "GRU, reversed source": ["model=seq2seq", "model.epochs=30", "model.reverse=true"],
-    "GRU, bidirectional": ["model=seq2seq", "model.epochs=30", "model.bidirectional=true"],
-    "GRU, attention": ["model=seq2seq", "model.epochs=30", "model.attention=true"],
-    "LSTM": ["model=seq2seq", "model.epochs=30", "model.cell=lstm"],
+    "GRU": ["model=seq2seq", "model.epochs=15"],
+    "GRU, reversed source": ["model=seq2seq", "model.epochs=15", "model.reverse=true"],
+    "GRU, bidirectional": ["model=seq2seq", "model.epochs=15", "model.bidirectional=true"],
+    "GRU, attention": ["model=seq2seq", "model.epochs=15", "model.attention=true"],
+    "LSTM": ["model=seq2seq", "model.epochs=15", "model.cell=lstm"],
     "ours": [],
     "ours, order: set": ["order=set"],
 }
