@@ -40,6 +40,8 @@ from tests.worlds import prepared
 
 N_GENRES, N_TRACKS = 3, 60
 """Track j is of genre (j - 1) // 20; an ordered playlist walks upwards through its genre."""
+QUICK = ["model.learning_rate=5e-3", "model.track_rate=1"]
+"""The world is small, and its vectors may learn fast."""
 KINDS = {
     "pooled": ["model.epochs=1", "model.layers=1"],
     "seq2seq": ["model=seq2seq", "model.epochs=1", "model.negatives=16"],
@@ -72,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 def trained(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> PlaylistModel:
     """A pooled encoder of the world, written and read back, with its index."""
     config = playlists_config(
-        ["dim=16", "max_length=16", "model.epochs=30", "model.layers=1", "model.batch_size=16"]
+        ["dim=16", "max_length=16", "model.epochs=40", "model.layers=1", "model.batch_size=16", *QUICK]
     )
     model = save_playlist_model(
         tmp_path_factory.mktemp("encoder") / "mine", fit_playlists(config, data), config, data

@@ -24,7 +24,14 @@ Loss = Callable[[NDArray[np.int64], np.random.Generator], torch.Tensor]
 """(rows of a step, draws) -> the loss to go down."""
 
 
-def descend(model: nn.Module, loss: Loss, count: int, config: TrainedConfig, seed: int) -> None:
+def descend(
+    model: nn.Module,
+    loss: Loss,
+    count: int,
+    config: TrainedConfig,
+    seed: int,
+    slow: tuple[torch.Tensor, float] | None = None,
+) -> None:
     """Train with AdamW, a linear warm-up and a linear decay to 0; the model ends in evaluation mode.
 
     Args:
@@ -33,14 +40,20 @@ def descend(model: nn.Module, loss: Loss, count: int, config: TrainedConfig, see
         count: windows W of an epoch.
         config: epochs, batch size, learning rate and decay.
         seed: of batches and of what the loss draws.
+        slow: a matrix that learns at this share of the learning rate, without decay.
     """
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    table, share = slow or (None, 1.0)
+    matrices = [
+        parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter is not table
+    ]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        fused=True,
-    )
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if table is not None:
+        groups.append({"params": [table], "weight_decay": 0.0, "lr": share * config.learning_rate})
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     steps = number_of_batches(count, config.batch_size) * config.epochs
     warmup = math.ceil(WARMUP * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(

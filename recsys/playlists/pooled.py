@@ -1,7 +1,8 @@
 """Our encoder of playlists: BERT4Rec's transformer and one vector that holds content, length and order.
 
 The vector is the direction of a weighted sum of the tracks' vectors, to which the transformer adds: the
-states of all tracks, averaged and transformed. It starts as the sum alone (`recsys.playlists.spectral`).
+states of all tracks, averaged, transformed and of a fixed length, so that content is never drowned. Track
+vectors start as a decomposition gives them (`recsys.playlists.spectral`) and learn slowly.
 Vectors have one norm, and every task reads the same one through a fixed temperature, so that what a task
 needs must be in the angles that neighbours are found by. The tasks are the cloze of BERT4Rec (Sun et al.
 2019) at masked tracks, and four about the vector:
@@ -42,14 +43,14 @@ from recsys.torch_settings import seeded, uses_bf16
 POINTS = 24
 BLUR = 0.12
 """Deviation of the blur, in natural logarithms of the length."""
-SHARE = 0.5
-"""Length of what the transformer adds to the sum of length 1: neighbours are first of all alike in content."""
+SHARE = 0.35
+"""Length of what the transformer adds to the sum, which has 1: neighbours are alike in content first."""
 START = 0.02
 """Deviation of the dimensions of a track's vector at first, that of BERT4Rec's random ones; the inverse is
 the norm of playlists' vectors, so that their products begin at about the square root of D."""
 TEMPERATURE = 0.05
 """Of length and order: the cooler, the smaller the angle that they need."""
-LENGTH_WEIGHT, ORDER_WEIGHT, HALVES_WEIGHT = 1.0, 3.0, 3.0
+LENGTH_WEIGHT, ORDER_WEIGHT, HALVES_WEIGHT = 1.0, 8.0, 4.0
 
 
 class PooledEncoder(nn.Module):
@@ -96,7 +97,6 @@ class PooledEncoder(nn.Module):
             temperature=None,
             biased=True,
         )
-        self.tracks = nn.Embedding(n_items + 1, dim, padding_idx=PAD).requires_grad_(False)
         self.log_weights = nn.Parameter(torch.zeros(n_items + 2))
         self.pool = nn.Linear(dim, dim)
         self.length_points = nn.Parameter(torch.randn(POINTS, dim))
@@ -105,10 +105,12 @@ class PooledEncoder(nn.Module):
         self.order_bias = nn.Parameter(torch.zeros(()))
 
     def start(self, vectors_VD: NDArray[np.float32], log_weights_V: NDArray[np.float32]) -> None:
-        """Take these track vectors, which training leaves as they are, and begin with these weights."""
+        """Begin with these track vectors and weights."""
         with torch.no_grad():
             scale = START * math.sqrt(vectors_VD.shape[1])
-            self.tracks.weight[1:] = torch.from_numpy(vectors_VD) * scale
+            self.transformer.item_embedding.weight[1 : self.n_items + 1] = (
+                torch.from_numpy(vectors_VD) * scale
+            )
             self.log_weights[1 : self.n_items + 1] = torch.from_numpy(log_weights_V)
 
     def encode(self, items_BL: torch.Tensor) -> torch.Tensor:
@@ -127,7 +129,7 @@ class PooledEncoder(nn.Module):
 
     def item_table(self) -> torch.Tensor:
         """(V, D) track vectors."""
-        return self.tracks.weight[1:]
+        return self.transformer.item_embedding.weight[1 : self.n_items + 1]
 
     def pooled(
         self, states_TD: torch.Tensor, tracks_T: torch.Tensor, lengths_B: torch.Tensor
@@ -138,7 +140,7 @@ class PooledEncoder(nn.Module):
         weights_T = self.log_weights[tracks_T].exp()
         summed_BD, said_BD = (
             x_TD.new_zeros(len(lengths_B), x_TD.shape[1]).index_add(0, rows_T, x_TD)
-            for x_TD in (weights_T[:, None] * self.tracks(tracks_T), states_TD)
+            for x_TD in (weights_T[:, None] * self.transformer.item_embedding(tracks_T), states_TD)
         )
         added_BD = F.normalize(self.pool(said_BD / lengths_B[:, None]), dim=1)
         vectors_BD = F.normalize(summed_BD, dim=1) + SHARE * added_BD
@@ -188,7 +190,7 @@ class PooledEncoder(nn.Module):
         lengths, rows = step.read.lengths, torch.from_numpy(step.read.rows)
         place_T = np.arange(len(step.answers)) - np.repeat(step.read.offsets[:-1], lengths)
         later_T = torch.from_numpy((2 * place_T >= np.repeat(lengths, lengths)).astype(np.float32))
-        tracks_TD = self.tracks(torch.from_numpy(step.answers.astype(np.int64)))
+        tracks_TD = self.transformer.item_embedding(torch.from_numpy(step.answers.astype(np.int64)))
         asked_TD = self.halves(unit_BD)[rows] * F.normalize(tracks_TD, dim=1)
         return F.binary_cross_entropy_with_logits(asked_TD.sum(1) / TEMPERATURE, later_T)
 
@@ -241,5 +243,6 @@ def fit_pooled(config: PlaylistsConfig, playlists: Ragged, n_items: int) -> Pool
             )
             return model.loss(step, bf16)
 
-        descend(model, loss, len(pieces), settings, config.seed)
+        table = model.transformer.item_embedding.weight
+        descend(model, loss, len(pieces), settings, config.seed, slow=(table, settings.track_rate))
     return model

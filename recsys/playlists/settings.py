@@ -30,6 +30,13 @@ class PooledConfig(TrainedConfig):
     heads: int = Field(2, ge=1, description="attention heads; must divide `dim`")
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout of embeddings and residual branches")
     mask_prob: float = Field(0.2, gt=0, lt=1, description="share of tracks masked in a cloze sample")
+    epochs: int = Field(4, ge=1, description="passes over the training playlists")
+    track_rate: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="learning rate of track vectors, in parts of the others': few playlists, low",
+    )
 
 
 class Seq2SeqConfig(TrainedConfig):

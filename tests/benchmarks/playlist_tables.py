@@ -54,7 +54,7 @@ def probes(data: str) -> str:
 
 def continuations(data: str) -> str:
     """R-precision, NDCG and clicks of every task: a row a model."""
-    rows = newest(data)
+    rows = [row for row in newest(data) if "continuation" in row]
     tasks = list(rows[0]["continuation"])
     shown = ("r-precision", "ndcg", "clicks")
     head = ["model", *(f"{MEASURES[name]}, {task}" for task in tasks for name in shown)]

@@ -56,9 +56,11 @@ ENCODERS = {
     "ours, order: set": ["order=set"],
 }
 """Label -> settings; the rest are the defaults, the dimension among them."""
+OURS = {"sample-playlists": ["model.epochs=18", "model.learning_rate=4e-3", "model.track_rate=0.2"]}
+"""Data set -> settings of our encoder that are its own: few tracks, which many playlists tell of."""
 COUNTING = ("popularity", "Markov chain, order 1", "item-kNN, whole history")
 LONGEST = 500
-DIVERSE_PLAYLISTS = 200
+DIVERSE_PLAYLISTS = 60
 """Held-out playlists that diverse beam search continues after 10 tracks."""
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 
@@ -140,10 +142,18 @@ def measure_encoder(bench: Bench, label: str, config: PlaylistsConfig) -> None:
     judged = judge(model, bench.held, bench.labels).to_json()
     slates = {name: one_shot(model, seeds, LONGEST) for name, (seeds, _) in bench.tasks.items()}
     continued = bench.scored(slates, item_vectors(model))
-    extra = {"diverse": diverse(bench, model)} if label == "ours" else {}
-    found = {"cpu_seconds": seconds, **judged, "continuation": continued, **extra}
+    found = {"cpu_seconds": seconds, **judged, "continuation": continued}
     bench.add(label, settings, **found)
     print(label, json.dumps(found), flush=True)
+
+
+def measure_decoders(bench: Bench, config: PlaylistsConfig) -> None:
+    """Train our encoder and continue playlists at once and by diverse beam search."""
+    label, settings = "ours, decoders", config.model_dump_json()
+    if not bench.done(label, settings):
+        found = diverse(bench, cast(Encoder, fit_playlists(config, bench.data)))
+        bench.add(label, settings, diverse=found)
+        print(label, json.dumps(found), flush=True)
 
 
 def diverse(bench: Bench, model: Encoder) -> dict[str, dict[str, float]]:
@@ -240,7 +250,7 @@ def main() -> None:
     parser.add_argument("--cluster", help="column to cluster by company, where there is no label")
     parser.add_argument("--owner", help="column of the artist")
     parser.add_argument("--removed", type=Path, help="tracks taken out of the playlists before")
-    parser.add_argument("--encoders", default=",".join(["counting", *map(_key, ENCODERS)]))
+    parser.add_argument("--encoders", default=",".join(["counting", *map(_key, ENCODERS), "decoders"]))
     parser.add_argument("--scale", type=int, help="measure the time of so many playlists instead")
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_args()
@@ -253,7 +263,10 @@ def main() -> None:
         measure_counting(bench, label)
     for label, overrides in ENCODERS.items():
         if _key(label) in wanted:
-            measure_encoder(bench, label, playlists_config(overrides))
+            own = OURS.get(bench.name, []) if label.startswith("ours") else []
+            measure_encoder(bench, label, playlists_config([*overrides, *own]))
+    if "decoders" in wanted:
+        measure_decoders(bench, playlists_config(OURS.get(bench.name, [])))
 
 
 def _key(label: str) -> str:
