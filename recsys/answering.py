@@ -75,10 +75,11 @@ def answer_all(
     """See `Recommender.answer`."""
     answers: dict[int, Recommendations | InputError] = {}
     asked: list[_Asked] = []
+    masks: dict[int, NDArray[np.bool_] | None] = {}  # by filters, which questions of one request share
     with _stage("filter", observe):
         for place, question in enumerate(questions):
             try:
-                asked.append(_asked(recommender, place, question))
+                asked.append(_asked(recommender, place, question, masks))
             except InputError as error:
                 answers[place] = error
     filled = [each for each in asked if len(each.known)]
@@ -156,15 +157,19 @@ def check_question(k: int, filters: Filters) -> None:
             raise InputError(f"at most {most} of each `{name}` are asked for; expected at least 1")
 
 
-def _asked(recommender: Recommender, place: int, question: Question) -> _Asked:
+def _asked(
+    recommender: Recommender, place: int, question: Question, masks: dict[int, NDArray[np.bool_] | None]
+) -> _Asked:
     history, filters = question.history, question.filters
     if isinstance(history, str):
         raise InputError(f"the history is the text {history!r}; expected a list of item ids: [{history!r}]")
     check_question(question.k, filters)
     for name in filters.max_per:
         recommender.catalogue.groups(name)
+    if id(filters) not in masks:
+        masks[id(filters)] = recommender.catalogue.allowed_by(filters)
     indices = recommender.vocabulary.encode(history)
-    return _Asked(place, question, indices[indices > 0], recommender.catalogue.allowed_by(filters))
+    return _Asked(place, question, indices[indices > 0], masks[id(filters)])
 
 
 def _answer_alike(

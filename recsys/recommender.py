@@ -21,7 +21,7 @@ from recsys.bundle import Bundle
 from recsys.catalogue import Catalogue, CatalogueItem
 from recsys.counting import CountingIndex, Ranking
 from recsys.encoding import encode_histories, item_vectors
-from recsys.errors import InputError
+from recsys.errors import InputError, UnknownItem
 from recsys.index import Backend, load_index
 from recsys.models.protocol import Encoder
 from recsys.predicates import Condition
@@ -199,12 +199,15 @@ class Recommender:
         """The k items most like one item that may come, as `similar` finds them; the item itself never comes.
 
         Raises:
-            InputError: the item is unknown, or k or a filter is wrong.
+            UnknownItem: the model does not know the item.
+            InputError: k or a filter is wrong.
         """
         check_question(k, filters)
         index = self.vocabulary.index(item_id)
         if not index:
-            raise InputError(f"item {item_id!r} is unknown to model {self.model_version}; see the item table")
+            raise UnknownItem(
+                f"item {item_id!r} is unknown to model {self.model_version}; see the item table"
+            )
         itself = Ragged.of([[index]])
 
         def search(k: int, allowed: NDArray[np.bool_] | None) -> Found:

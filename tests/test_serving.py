@@ -16,8 +16,9 @@ from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.index import build_index
 from recsys.recommender import Recommender
-from serving.app import LARGEST_BODY, create_app
+from serving.app import create_app
 from serving.export import export
+from serving.middleware import LARGEST_BODY
 from serving.server import serve
 from tests.worlds import encoder_bundle, prepared, ring
 
