@@ -19,6 +19,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem} for status in (400, 401, 404, 408, 413, 422, 500, 503, 504)
 }
 
+SHOWN, MOST = 5, 100  # places of an invalid request in the text, and in the list
+
 
 def problem(
     status: int,
@@ -60,21 +62,26 @@ def _on_http_error(_: Request, error: Exception) -> JSONResponse:
 
 def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [
-        schemas.FieldProblem(pointer="/".join(["#", *map(_pointed, each["loc"][1:])]), detail=each["msg"])
-        if each["loc"][0] == "body"
-        else schemas.FieldProblem(parameter=".".join(map(str, each["loc"][1:])), detail=each["msg"])
-        for each in error.errors()
-    ]
-    shown = "; ".join(
-        f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()[:10]
-    )
-    return problem(422, shown, errors=found[:100])
+    problems = error.errors()
+    found = []
+    for each in problems:
+        (place, *inside), detail = each["loc"], each["msg"]
+        path = _path(inside, error.body, each["type"] == "missing") if place == "body" else inside
+        pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+        named = {"pointer": f"#{pointer}"} if place == "body" else {"parameter": str(inside[0])}
+        found.append(schemas.FieldProblem(**named, detail=detail))
+    shown = [f"{each.pointer or each.parameter}: {each.detail}" for each in found[:SHOWN]]
+    return problem(422, "; ".join(shown), errors=found[:MOST])
 
 
-def _pointed(part: int | str) -> str:
-    """A part of a JSON pointer (RFC 6901)."""
-    return str(part).replace("~", "~0").replace("/", "~1")
+def _path(location: list[int | str], body: object, missing: bool) -> list[int | str]:
+    """The parts of an error's location that lead into the body; the others name types that were tried."""
+    path = []
+    for part in location:
+        if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int)):
+            path.append(part)
+            body = body[part]
+    return [*path, location[-1]] if missing and location else path
 
 
 def _on_overload(_: Request, error: Exception) -> JSONResponse:

@@ -68,7 +68,9 @@ class Availability:
             InputError: it cannot be read, or is no such table.
         """
         try:
-            table = pa.csv.read_csv(file) if file.suffix == ".csv" else pq.read_table(file)
+            empty = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+            csv = file.suffix == ".csv"
+            table = pa.csv.read_csv(file, convert_options=empty) if csv else pq.read_table(file)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{file} cannot be read as a table ({error}); give .csv or .parquet") from error
         return cls(table, str(file))
