@@ -68,7 +68,7 @@ class Batcher(Generic[Asked, Answer]):
         self._expected = 1  # questions of the latest batch: as many may soon come again
         self._timer: asyncio.TimerHandle | None = None
         self._seconds = 0.0  # of the latest batch
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
+        self._pool: ThreadPoolExecutor | None = None
 
     async def ask(self, asked: Sequence[Asked]) -> list[Answer]:
         """The answers to the questions of one request, all from one batch.
@@ -86,8 +86,10 @@ class Batcher(Generic[Asked, Answer]):
         return await job.future
 
     def close(self) -> None:
-        """Let the threads go."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let the threads go; a later question starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+        self._pool = None
 
     def _pump(self) -> None:
         """Start what can be started now."""
@@ -107,6 +109,7 @@ class Batcher(Generic[Asked, Answer]):
                 batch.append(job)
                 size += len(job.asked)
         if batch:
+            self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="model")
             self._running += 1
             self._observe(size, perf_counter() - batch[0].since)
             loop = asyncio.get_running_loop()

@@ -6,6 +6,8 @@ import ctypes
 import gc
 import shutil
 import tempfile
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from recsys.search import AnnoyIndex
 from serving.watched import Seen, Watched, stamp
 
 TESTED = 16  # items that the self-test asks for
+LONGEST_DRAIN = 30.0  # seconds to wait for the last answers of a former model
 LEAST_SHARE = 0.5  # of the exact answers that the index must find in the self-test
 
 
@@ -42,9 +45,14 @@ class Model(Watched[Recommender]):
         super().__init__("model", self._look_at_source, self._load_checked)
 
     def refresh(self) -> bool:
-        """As `Watched.refresh`; the memory of a former model goes back to the system."""
+        """As `Watched.refresh`; when nobody asks the former model any more, its memory is given back."""
+        former = weakref.ref(self.value)
         swapped = super().refresh()
         if swapped:
+            deadline = time.monotonic() + LONGEST_DRAIN
+            while former() is not None and time.monotonic() < deadline:
+                time.sleep(0.05)
+                gc.collect()
             _give_memory_back()
         return swapped
 
@@ -113,8 +121,7 @@ def check(recommender: Recommender) -> None:
 
 
 def _give_memory_back() -> None:
-    """Collect what a former model left; glibc keeps freed memory for itself unless told otherwise."""
-    gc.collect()
+    """Glibc keeps freed memory for itself unless told otherwise."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

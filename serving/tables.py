@@ -129,7 +129,8 @@ class Histories:
         """
         if path.is_dir():
             data = PreparedData.load(path)
-            flat = data.vocabulary.take(data.sequences.values)
+            # Numbers into the ids: four bytes an event, whatever the ids are.
+            flat = pa.DictionaryArray.from_arrays(pa.array(data.sequences.values - 1), data.vocabulary.ids)
             offsets = pa.array(data.sequences.offsets)
             return cls(data.ids, pa.LargeListArray.from_arrays(offsets, flat), str(path))
         try:

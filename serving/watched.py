@@ -103,18 +103,18 @@ class Watcher:
         self._watched = watched
         self._seconds = seconds
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
-        self._thread.start()
+        """Begin to watch, perhaps again."""
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, args=[self._stopped], name="watcher", daemon=True).start()
 
     def stop(self) -> None:
         """Watch no longer; a load under way is not waited for."""
         self._stopped.set()
 
-    def _run(self) -> None:
-        while not self._stopped.wait(self._seconds):
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.wait(self._seconds):
             for each in self._watched:
                 each.refresh()
 
