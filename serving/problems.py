@@ -74,13 +74,15 @@ def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     return problem(422, "; ".join(shown), errors=found[:MOST])
 
 
-def _path(location: list[int | str], body: object, missing: bool) -> list[int | str]:
+def _path(location: list[int | str], body: Any, missing: bool) -> list[int | str]:  # noqa: ANN401
     """The parts of an error's location that lead into the body; the others name types that were tried."""
     path = []
     for part in location:
         if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int)):
-            path.append(part)
             body = body[part]
+        else:
+            continue
+        path.append(part)
     return [*path, location[-1]] if missing and location else path
 
 

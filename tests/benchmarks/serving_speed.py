@@ -111,7 +111,7 @@ def large_bundle(folder: Path, n_items: int, vectors: str) -> Bundle:
     """A SASRec with fresh layers over item vectors of a known kind."""
     config = experiment(name="sasrec", dim=64, max_length=50)
     torch.manual_seed(0)
-    model = cast(Transformer, build_encoder(config.model, n_items))
+    model = build_encoder(config.model, n_items)
     rng = np.random.default_rng(0)
     table = rng.standard_normal((n_items, 64), dtype=np.float32)
     if vectors == "clustered":
