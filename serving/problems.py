@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -74,15 +74,14 @@ def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     return problem(422, "; ".join(shown), errors=found[:MOST])
 
 
-def _path(location: list[int | str], body: Any, missing: bool) -> list[int | str]:  # noqa: ANN401
+def _path(location: list[int | str], body: object, missing: bool) -> list[int | str]:
     """The parts of an error's location that lead into the body; the others name types that were tried."""
     path = []
     for part in location:
-        if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int)):
-            body = body[part]
-        else:
-            continue
-        path.append(part)
+        in_object = isinstance(body, dict) and part in body
+        if in_object or (isinstance(body, list) and isinstance(part, int)):
+            body = cast(Any, body)[part]
+            path.append(part)
     return [*path, location[-1]] if missing and location else path
 
 

@@ -147,7 +147,8 @@ def test_an_alias_is_followed_and_a_vanished_server_changes_nothing(
             assert server.version() == versions["popularity"]
             rollback(NAME, uri)
             until(lambda: server.version() == versions["markov"])
-            process.kill()
+            process.terminate()
+            process.wait(timeout=30)
             until(server.problems)
             assert "no tracking server answers at" in server.problems()["model"]
             assert server.ask(history=["item-1"]).json()["model_version"] == versions["markov"]

@@ -206,7 +206,7 @@ class Transformer(nn.Module):
         if not self.causal:
             items_BL = F.pad(items_BL, (0, 1), value=self.n_items + 1)
         B, L = items_BL.shape
-        positions_L = torch.arange(L - 1, -1, -1, device=items_BL.device)
+        positions_L = L - 1 - torch.arange(L, device=items_BL.device)  # exporters know no falling range
         hidden_BLD = self._embed(items_BL, positions_L)
         seen_BLL = (items_BL != PAD)[:, None, None, :]
         if self.causal:

@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--engines", default="export,onnx,int8", help="beside eager PyTorch")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     bundle = Bundle.load(asked.bundle)
@@ -60,9 +61,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         engines = {"eager": eager(model)}
-        for name, make in {"export": compiled, "onnx": onnx, "int8": int8}.items():
+        makers = {"export": compiled, "onnx": onnx, "int8": int8}
+        for name in asked.engines.split(","):
             started = time.perf_counter()
-            engines[name] = make(model, Path(folder))
+            engines[name] = makers[name](model, Path(folder))
             print(f"{name} was made in {time.perf_counter() - started:.0f} s", flush=True)
     agreement(engines, items, ExactIndex(item_vectors(model)))
     for share in (1 / 3, 2 / 3, 1):
