@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with 2.
     """
+
+
+class UnknownItem(InputError):
+    """An item that the model does not know."""
