@@ -17,6 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from data_prep.ids import mixed_type, odd_one_out, text_ids, typed_ids
+from data_prep.layouts import LAYOUTS
 from data_prep.readers import TEXT_FORMATS, read_columns
 from data_prep.times import parse_times
 from recsys import schema
@@ -25,11 +26,12 @@ from recsys.errors import InputError
 
 FORMAT_COLUMNS = {
     "atomic": Columns(sequence="user_id", item="item_id", time="timestamp", rating="rating"),
+    **{name: layout.columns for name, layout in LAYOUTS.items()},
 }
 """The columns of formats that name their own; a configured name goes first, and must then exist."""
 
 _PLAIN_COLUMNS = Columns(sequence="sequence", item="item", time=None, rating=None)
-_ROLES = (schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING)
+_ROLES = (schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING, schema.SESSION)
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,22 @@ def event_files(data: DataConfig) -> list[Path]:
         patterns = [data.events] if isinstance(data.events, str) else data.events
         found = [file for each in patterns for file in find_files(str(inside / each), "data.events")]
         return list(dict.fromkeys(found))  # two patterns may match the same file
-    found = sorted(path.glob("*.inter")) if data.format == "atomic" else []
-    if len(found) == 1:
+    found = own_files(path, data.format)
+    if found:
         return found
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
     raise InputError(f"{path} is a folder: set data.events to the log's file in it; it has: {names}")
+
+
+def own_files(folder: Path, kind: str) -> list[Path]:
+    """The log in a folder, by the names that a format gives it; none where they do not settle it."""
+    if kind == "parquet":
+        return sorted(folder.rglob("*.parquet"))
+    if kind == "atomic":
+        found = sorted(folder.glob("*.inter"))
+        return found if len(found) == 1 else []
+    patterns = LAYOUTS[kind].files if kind in LAYOUTS else ()
+    return next(filter(None, (sorted(folder.glob(pattern)) for pattern in patterns)), [])
 
 
 def find_files(pattern: str, key: str) -> list[Path]:
@@ -150,6 +163,14 @@ def choose_columns(data: DataConfig, with_rating: bool, found: Sequence[str], wh
             continue
         require_column(column, found, where, f"data.columns.{role}")
         chosen[role] = column
+    for column in data.columns.context:
+        require_column(column, found, where, "data.columns.context")
+        if column in schema.RESERVED_CONTEXT_COLUMNS:
+            raise InputError(
+                f"context column `{column}` of {where} has a name that the prepared data set needs itself; "
+                "rename the column, or list data.columns.context without it"
+            )
+        chosen[column] = column
     return chosen
 
 
@@ -188,6 +209,8 @@ def canonical_log(parts: Sequence[Part], data: DataConfig, is_text: bool) -> Log
     settled[schema.TIME] = _times(parts, data) if schema.TIME in columns else _nulls(rows)
     if schema.RATING in columns:
         settled[schema.RATING] = pl.concat([_ratings(part) for part in parts])
+    for name in sorted(columns - set(_ROLES[:4])):  # the session and the context, as they are
+        settled[name] = pl.concat([part.frame[name] for part in parts])
     settled[schema.ROW] = pl.int_range(rows, dtype=pl.Int64, eager=True)
     return Log(pl.DataFrame(settled), notices=tuple(notices))
 

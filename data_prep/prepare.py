@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,19 @@ import numpy as np
 import polars as pl
 
 from data_prep.assemble import MARKS, Tables, assemble
-from data_prep.cleaning import Frame, Removal, clean, in_memory, is_timed, positions, size
+from data_prep.cleaning import Removal, clean, in_memory, is_timed, positions, size
+from data_prep.context import with_context
 from data_prep.digest import files_digest, tables_digest
+from data_prep.expected import check_counts
 from data_prep.folder import KIND, existing_manifest, is_intact, stated_input, write_folder
+from data_prep.frame_types import Frame
 from data_prep.frames import frame_items, frame_log
 from data_prep.items import TITLE, items_file, read_items
 from data_prep.leakage import check_leakage
 from data_prep.logs import Log, event_files, read_log
 from data_prep.splits import Cuts, global_cuts, split_marks, training_counts
 from recsys import schema
-from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns
+from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns, WholeSequences
 from recsys.errors import InputError
 from recsys.vocabulary import Vocabulary
 
@@ -55,11 +58,7 @@ class PrepareReport:
         ]
         if self.reused:
             lines.append("  the same input with the same settings was prepared before; left as it is")
-        lines += [
-            f"  {removal.step}: removed {removal.events:,} events, {removal.sequences:,} sequences, "
-            f"{removal.items:,} items ({removal.setting})"
-            for removal in self.removals
-        ]
+        lines += [f"  {removal.words()}" for removal in self.removals]
         lines.append(
             f"  split {self.manifest['split']['kind']}: {counts['training_events']:,} training events, "
             f"{counts['validation_targets']:,} validation and {counts['test_targets']:,} test targets"
@@ -98,7 +97,7 @@ def prepare(config: ExperimentConfig) -> PrepareReport:
         if report:
             return report
         log = read_log(data, with_rating=config.clean.min_rating is not None)
-        items = read_items(data, table) if table else None
+        items = read_items(data, table)
     return _prepare(config, _Input(log, items, digest))
 
 
@@ -164,7 +163,10 @@ def _sample_data(folder: Path, data: DataConfig) -> DataConfig:
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
-    return {name: getattr(config, name).model_dump(mode="json") for name in ("data", "clean", "split")}
+    sections = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "clean", "split")}
+    if not isinstance(config.sessions, WholeSequences):
+        sections["sessions"] = config.sessions.model_dump(mode="json")
+    return sections
 
 
 def _reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
@@ -179,7 +181,7 @@ def _reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
 def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
     canonical = nw.from_native(source.log.events.lazy())
     read = size(canonical)
-    events, removals = clean(canonical, config.clean)
+    events, removals = clean(canonical, config.clean, sessions=config.sessions)
     cuts = global_cuts(events, config.split)
     placed = in_memory(positions(events))
     marks = in_memory(split_marks(placed, config.split, cuts))
@@ -190,14 +192,16 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
         items=source.items,
         timed=is_timed(placed),
     )
+    tables = replace(tables, sequences=with_context(tables.sequences, placed))
     passed = check_leakage(tables, config.split.kind, cuts)
-    counts = _counts(tables)
+    counts = {"events_read": read.events, **_counts(tables)}
+    check_counts(config.expect, counts, config.data.path)
     notices = [*source.log.notices, *notices, *_missing_targets(counts)]
     manifest = {
         "format_version": schema.FORMAT_VERSION,
         "kind": KIND,
         "name": config.name,
-        "counts": {"events_read": read.events, **counts},
+        "counts": counts,
         "id_types": {
             "sequence": str(tables.sequences[schema.SEQUENCE_ID].type),
             "item": str(tables.items[schema.ITEM_ID].type),

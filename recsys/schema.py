@@ -17,6 +17,8 @@ SEQUENCE = "sequence"  # original user or playlist id
 ITEM = "item"  # original item id
 TIME = "time"  # int64 microseconds since 1970 UTC; null where the log has no time
 RATING = "rating"  # float64, only where the log has one
+SESSION = "session"  # the log's own session id, before sessions are cut
+USER = "user"  # original user id of a session, after they are cut
 ROW = "row"  # int64 position in the log: the tie-break of every order
 POSITION = "position"  # int32 place of the event in its sequence, from 0
 
@@ -40,6 +42,11 @@ TIMES = "times"  # large_list<int64> microseconds since 1970 UTC, or null
 TRAIN_END = "train_end"  # int32
 VALID_START = "valid_start"  # int32
 TEST_START = "test_start"  # int32
+RESERVED_CONTEXT_COLUMNS = (
+    *(SEQUENCE, ITEM, TIME, RATING, SESSION, USER, ROW, POSITION, "length"),
+    *(SEQUENCE_ID, ITEMS, TIMES, TRAIN_END, VALID_START, TEST_START),
+)
+"""Names that no context column of sequences.parquet may have."""
 
 
 def file_hash(file: Path) -> str:

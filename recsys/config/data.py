@@ -15,6 +15,14 @@ def _iso(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
+TableFormat = Literal["csv", "tsv", "parquet", "jsonl", "atomic"]
+Layout = Literal[
+    "movielens", "amazon-2014", "amazon-2018", "amazon-2023", "spotify-mpd", "lastfm-1k", "lastfm-2k",
+    "steam", "yelp",
+]  # fmt: skip
+"""Public data sets as their publishers lay them out."""
+
+LogFormat = Literal[TableFormat, "sequences", "pairs", "sql", Layout, "sample"]
 Moment = Annotated[str, BeforeValidator(_iso)]
 
 
@@ -33,6 +41,13 @@ class Columns(Config):
     rating: str | None = Field(
         None, description="rating, used by `clean.min_rating` alone; default none, in atomic files `rating`"
     )
+    session: str | None = Field(None, description="session id, used by `sessions.by: column` alone")
+    context: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="columns that say something of the whole sequence (device, country); their values at its "
+        "first event are kept in sequences.parquet",
+    )
 
 
 class ItemColumns(Config):
@@ -49,16 +64,21 @@ class DataConfig(Config):
     """Where the log is and how to read it."""
 
     path: str = Field("", description="the log: a file, a glob, or a folder that `events` and `items` are in")
-    format: Literal["csv", "tsv", "parquet", "jsonl", "atomic", "sequences", "pairs", "sample"] = Field(
+    format: LogFormat = Field(
         "csv",
         description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
-        "sequences (`user item item ...`), pairs (`user item`), sample (built in)",
+        "sequences (`user item item ...`), pairs (`user item`), sql (`path` is the database's address), "
+        "sample (built in), or a public data set as its publisher lays it out",
     )
     events: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None, description="file or glob inside the folder `path`, or a list of them"
     )
-    items: str | None = Field(None, description="item table inside the folder `path`, or a path of its own")
-    items_format: Literal["csv", "tsv", "parquet", "jsonl", "atomic"] | None = Field(
+    items: str | None = Field(
+        None,
+        description="item table inside the folder `path`, or a path of its own; `log`: the log holds it, and "
+        "`item_columns` are columns of the log",
+    )
+    items_format: TableFormat | Layout | None = Field(
         None, description="format of the item table; default: that of the log"
     )
     columns: Columns = Columns()
@@ -75,6 +95,13 @@ class CleanConfig(Config):
     min_rating: float | None = Field(None, strict=False, description="keep events rated at least this")
     start: Moment | None = Field(None, description="keep events from this ISO date on (UTC)")
     end: Moment | None = Field(None, description="keep events before this ISO date (UTC)")
+    max_per_minute: int | None = Field(
+        None, ge=1, description="drop users (bots) with more events within some 60 seconds"
+    )
+    max_per_day: int | None = Field(
+        None, ge=1, description="drop users with more events within some 24 hours"
+    )
+    max_events: int | None = Field(None, ge=1, description="drop users with more events in all")
     duplicates: Literal["keep", "drop"] = Field(
         "drop", description="same sequence, item and time; a log without time has none"
     )
@@ -84,6 +111,18 @@ class CleanConfig(Config):
     min_sequence_length: int = Field(1, ge=1, description="k-core: events a sequence needs")
     min_item_count: int = Field(1, ge=1, description="k-core: events an item needs")
     max_sequence_length: int | None = Field(None, ge=2, description="keep the last so many events of each")
+
+
+class ExpectConfig(Config):
+    """Counts that the prepared data set must have, such as a paper states; others are refused.
+
+    Nothing is written where one differs.
+    """
+
+    events_read: int | None = Field(None, description="events of the log")
+    sequences: int | None = Field(None, description="sequences after cleaning")
+    items: int | None = Field(None, description="items after cleaning")
+    events: int | None = Field(None, description="events after cleaning")
 
 
 class LeaveOneOut(Config):
