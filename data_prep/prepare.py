@@ -24,6 +24,7 @@ from data_prep.frames import frame_items, frame_log
 from data_prep.items import TITLE, items_file, read_items
 from data_prep.leakage import check_leakage
 from data_prep.logs import Log, event_files, read_log
+from data_prep.sources import is_remote, read_remote
 from data_prep.splits import Cuts, global_cuts, split_marks, training_counts
 from recsys import schema
 from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns, WholeSequences
@@ -87,6 +88,9 @@ def prepare(config: ExperimentConfig) -> PrepareReport:
     Raises:
         InputError: the input is missing or bad, or the folder holds another data set.
     """
+    if is_remote(config.data):
+        log_rows, item_rows = read_remote(config)
+        return prepare_frame(log_rows, config, item_rows)
     is_sample = config.data.format == "sample"
     in_passing = is_sample and not config.data.path
     with tempfile.TemporaryDirectory() if in_passing else nullcontext(config.data.path) as folder:
@@ -130,6 +134,10 @@ def check_input(config: ExperimentConfig) -> list[str]:
     """
     folder, data = config.prepared_path, config.data
     stated = stated_input(folder)
+    if stated and is_remote(data):
+        return [
+            f"the data that was prepared on {stated[1]} in {folder} is used; {data.path} is not read again"
+        ]
     if stated is None or not data.path or data.format == "sample":
         return []
     made_from, day = stated

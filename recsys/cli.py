@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_judge
+from recsys import cli_data, cli_judge
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -149,7 +149,10 @@ def floors(
     write_json(json_file, table.to_json())
 
 
-for command in (cli_judge.evaluate, cli_judge.compare, cli_judge.report):
+for command in (
+    *(cli_judge.evaluate, cli_judge.compare, cli_judge.report),
+    *(cli_data.download, cli_data.quality),
+):
     app.command()(command)
 
 

@@ -63,7 +63,11 @@ class ItemColumns(Config):
 class DataConfig(Config):
     """Where the log is and how to read it."""
 
-    path: str = Field("", description="the log: a file, a glob, or a folder that `events` and `items` are in")
+    path: str = Field(
+        "",
+        description="the log: a file, a glob, a folder that `events` and `items` are in, an object store "
+        "(`s3://bucket/log/`, Parquet), or a database (`postgresql://user@host/shop`)",
+    )
     format: LogFormat = Field(
         "csv",
         description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
@@ -71,7 +75,8 @@ class DataConfig(Config):
         "sample (built in), or a public data set as its publisher lays it out",
     )
     events: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
-        None, description="file or glob inside the folder `path`, or a list of them"
+        None,
+        description="file or glob inside the folder `path`, or a list; in a database a table or a query",
     )
     items: str | None = Field(
         None,
@@ -83,6 +88,11 @@ class DataConfig(Config):
     )
     columns: Columns = Columns()
     item_columns: ItemColumns = ItemColumns()
+    storage: dict[str, str] = Field(
+        {},
+        description="options of the object store that `path` is in, such as `aws_endpoint_url`; secrets stay "
+        "in the environment (`AWS_SECRET_ACCESS_KEY`)",
+    )
     time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="unit of times that are numbers")
     time_format: str | None = Field(
         None, description="strftime format of times that are text; default ISO 8601"
