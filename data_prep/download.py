@@ -206,8 +206,8 @@ def _blocks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
 
 def _by_hand(archive: Archive, parts: Path, reason: str) -> InputError:
     return InputError(
-        f"cannot fetch {archive.url}: {reason}; run the command again to go on, or fetch the file by hand, put "
-        f"it at {parts / archive.name} and run the command again"
+        f"cannot fetch {archive.url}: {reason}; run the command again to go on, or fetch the file by hand, "
+        f"put it at {parts / archive.name} and run the command again"
     )
 
 
