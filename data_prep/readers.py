@@ -171,7 +171,7 @@ def read_columns(
         raise
     except pl.exceptions.NoDataError as error:
         raise InputError(f"{file} is empty; expected a log in format {kind}") from error
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
         reason = str(error).strip().partition("\n")[0]
         if reason.startswith("found more fields") and kind in _SEPARATED:
             raise _too_many_fields(file, kind) from error

@@ -102,9 +102,6 @@ class DataConfig(Config):
 class CleanConfig(Config):
     """What to drop before splitting, in this order; every step reports what it removed."""
 
-    min_rating: float | None = Field(None, strict=False, description="keep events rated at least this")
-    start: Moment | None = Field(None, description="keep events from this ISO date on (UTC)")
-    end: Moment | None = Field(None, description="keep events before this ISO date (UTC)")
     max_per_minute: int | None = Field(
         None, ge=1, description="drop users (bots) with more events within some 60 seconds"
     )
@@ -112,6 +109,9 @@ class CleanConfig(Config):
         None, ge=1, description="drop users with more events within some 24 hours"
     )
     max_events: int | None = Field(None, ge=1, description="drop users with more events in all")
+    min_rating: float | None = Field(None, strict=False, description="keep events rated at least this")
+    start: Moment | None = Field(None, description="keep events from this ISO date on (UTC)")
+    end: Moment | None = Field(None, description="keep events before this ISO date (UTC)")
     duplicates: Literal["keep", "drop"] = Field(
         "drop", description="same sequence, item and time; a log without time has none"
     )
