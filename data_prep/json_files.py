@@ -55,6 +55,7 @@ def _strict(file: Path, fields: Mapping[str, pl.DataType]) -> pl.DataFrame:
             read_options=pa.json.ReadOptions(block_size=_BLOCK),
             parse_options=pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
+        table.validate(full=True)  # the reader itself lets bytes through that are no UTF-8
     except pa.ArrowInvalid as error:
         raise InputError(f"{file} is not JSON lines of this layout: {error}; check data.format") from error
     frame = pl.from_arrow(table)

@@ -83,6 +83,7 @@ def read_jsonl(file: Path) -> pl.LazyFrame:
         table = parse([])
         dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
         table = parse(dates) if dates else table
+        table.validate(full=True)  # the reader itself lets bytes through that are no UTF-8
     except pa.ArrowInvalid as error:
         change = re.search(r"Column\(/(.*)\) changed from (\w+) to (\w+)", str(error))
         if change:
