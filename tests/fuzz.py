@@ -193,7 +193,7 @@ def check_one(folder: Path, seed: int) -> str:
         assert message.strip() and "\n" not in message, message
         assert len(message) < 2_000, f"{len(message)} characters: {message[:200]}"
         assert not out.exists()
-        outcome = " ".join(message.replace(str(file), "FILE").split()[:5])
+        outcome = " ".join(message.replace(str(file), "FILE").split()[:5])[:80]
     else:
         data = PreparedData.load(out)
         counts = report.manifest["counts"]

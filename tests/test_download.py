@@ -176,7 +176,7 @@ def test_counts_other_than_the_published_are_refused(tmp_path: Path) -> None:
     config = load_config(ROOT / "configs/ml-1m.yaml", overrides)
     with pytest.raises(
         InputError,
-        match=r"gives 3 events_read instead of 1,000,209, 1 sequences instead, .*set expect={}",
+        match=r"gives 3 events_read instead of 1,000,209, 1 sequences .*set expect={}",
     ):
         prepare(config)
     assert not (tmp_path / "out").exists()
