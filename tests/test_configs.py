@@ -53,6 +53,7 @@ def shortened(config: ExperimentConfig, stand_in: dict[str, object], **training:
     tree |= {
         **stand_in,
         "clean": {},
+        "sessions": "none",
         "expect": {},
         "training": {**tree["training"], "epochs": 1, "threads": 1, **training},
     }
