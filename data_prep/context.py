@@ -9,7 +9,10 @@ import pyarrow as pa
 from data_prep.frame_types import Frame
 from recsys import schema
 
-_OF_EVENTS = (schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING, schema.ROW, schema.POSITION)
+_OF_EVENTS = (
+    *(schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING),
+    *(schema.EVENT, schema.ROW, schema.POSITION),
+)
 
 
 def with_context(sequences: pa.Table, placed: Frame) -> pa.Table:

@@ -25,7 +25,7 @@ from data_prep.items import TITLE, items_file, read_items
 from data_prep.leakage import check_leakage
 from data_prep.logs import Log, event_files, read_log
 from data_prep.sources import is_remote, read_remote
-from data_prep.splits import Cuts, global_cuts, split_marks, training_counts
+from data_prep.splits import Cuts, check_targets, global_cuts, split_marks, training_counts
 from recsys import schema
 from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns, WholeSequences
 from recsys.errors import InputError
@@ -190,6 +190,7 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
     canonical = nw.from_native(source.log.events.lazy())
     read = size(canonical)
     events, removals = clean(canonical, config.clean, sessions=config.sessions)
+    check_targets(events, config.split)
     cuts = global_cuts(events, config.split)
     placed = in_memory(positions(events))
     marks = in_memory(split_marks(placed, config.split, cuts))
@@ -201,7 +202,7 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
         timed=is_timed(placed),
     )
     tables = replace(tables, sequences=with_context(tables.sequences, placed))
-    passed = check_leakage(tables, config.split.kind, cuts)
+    passed = check_leakage(tables, config.split.kind, cuts, config.split.targets)
     counts = {"events_read": read.events, **_counts(tables)}
     check_counts(config.expect, counts, config.data.path)
     notices = [*source.log.notices, *notices, *_missing_targets(counts)]
@@ -214,6 +215,7 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
             "sequence": str(tables.sequences[schema.SEQUENCE_ID].type),
             "item": str(tables.items[schema.ITEM_ID].type),
         },
+        **({"event_types": list(tables.event_types)} if tables.event_types else {}),
         "split": {**config.split.model_dump(mode="json"), **_dates(cuts)},
         "settings": _settings(config),
         "input_digest": source.digest,

@@ -113,7 +113,7 @@ def _load(folder: Path) -> tuple[dict[str, Any], Tables]:
     if not is_sound:
         raise InputError(f"{folder} is not what its manifest states; prepare the data set again")
     tables = (pq.read_table(folder / name) for name in (schema.SEQUENCES_FILE, schema.ITEMS_FILE))
-    return manifest, Tables(*tables)
+    return manifest, Tables(*tables, tuple(manifest.get("event_types", ())))
 
 
 def _quantiles(values: NDArray[Any]) -> dict[str, float]:
@@ -213,8 +213,9 @@ def _leakage(tables: Tables, split: dict[str, Any]) -> dict[str, Any]:
     cuts = None
     if "valid_cut_microseconds" in split:
         cuts = Cuts(split["valid_cut_microseconds"], split["test_cut_microseconds"])
+    targets = None if split.get("targets") is None else tuple(split["targets"])
     try:
-        return {"passed": True, "rules": check_leakage(tables, split["kind"], cuts)}
+        return {"passed": True, "rules": check_leakage(tables, split["kind"], cuts, targets)}
     except LeakageError as error:
         return {"passed": False, "rules": [str(error)]}
 

@@ -26,6 +26,7 @@ def tree(**sections: Any) -> dict[str, Any]:  # noqa: ANN401 -- values of a conf
         ({"training": {"epochs": 0}}, "greater than or equal to 1; got 0"),
         ({"split": "by_magic"}, "expected tags: 'leave_one_out', 'global_time', 'user_holdout'"),
         ({"model": {"name": "bert4rec", "dim": 65}}, "dim 65 is not a multiple of heads 2"),
+        ({"model": {"next_item_prob": 0.0}}, "read `last_item` is trained by next-item samples alone"),
         ({"model": {"name": "markov", "dim": 64}}, "unknown key `dim` in `model`"),
         (
             {"data": {"path": "x", "columns": {"itm": "a"}}},

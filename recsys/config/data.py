@@ -41,6 +41,10 @@ class Columns(Config):
     rating: str | None = Field(
         None, description="rating, used by `clean.min_rating` alone; default none, in atomic files `rating`"
     )
+    event: str | None = Field(
+        None,
+        description="type of the event (view, purchase), for `split.targets` and `training.event_weights`",
+    )
     session: str | None = Field(None, description="session id, used by `sessions.by: column` alone")
     context: tuple[str, ...] = Field(
         (),
@@ -135,10 +139,17 @@ class ExpectConfig(Config):
     events: int | None = Field(None, description="events after cleaning")
 
 
+TargetTypes = Annotated[
+    Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None,
+    Field(description="event types that a target can be of; default: all"),
+]
+
+
 class LeaveOneOut(Config):
     """The last event of each sequence is the test target, the one before it the validation target."""
 
     kind: Literal["leave_one_out"] = "leave_one_out"
+    targets: TargetTypes = None
 
 
 class GlobalTime(Config):
@@ -147,6 +158,7 @@ class GlobalTime(Config):
     kind: Literal["global_time"] = "global_time"
     valid_from: Moment | float = Field(0.8, description="ISO date (UTC), or the fraction of events before it")
     test_from: Moment | float = Field(0.9, description="ISO date (UTC), or the fraction of events before it")
+    targets: TargetTypes = None
 
 
 class UserHoldout(Config):
@@ -156,6 +168,7 @@ class UserHoldout(Config):
     valid: float = Field(0.1, gt=0, lt=1, description="fraction of sequences held out for validation")
     test: float = Field(0.1, gt=0, lt=1, description="fraction of sequences held out for test")
     seed: int = Field(0, description="seed of the draw")
+    targets: TargetTypes = None
 
 
 SplitConfig = Annotated[LeaveOneOut | GlobalTime | UserHoldout, Field(discriminator="kind")]
