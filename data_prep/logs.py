@@ -73,13 +73,15 @@ def read_log(data: DataConfig, with_rating: bool) -> Log:
         InputError: a file or column is missing, a file is unreadable, or a value is of the wrong type.
     """
     files = event_files(data)
-    choose = functools.partial(choose_columns, data, with_rating)
-    parts = []
-    for file in files:
-        frame = read_columns(file, data.format, functools.partial(choose, where=str(file)))
-        parts.append(Part(str(file), frame))
+    parts = [read_part(file, data, with_rating) for file in files]
     log = canonical_log(parts, data, is_text=data.format in TEXT_FORMATS)
     return Log(log.events, tuple(files), log.notices)
+
+
+def read_part(file: Path, data: DataConfig, with_rating: bool) -> Part:
+    """The raw columns of one file of the log; arguments and errors as for `read_log`."""
+    choose = functools.partial(choose_columns, data, with_rating, where=str(file))
+    return Part(str(file), read_columns(file, data.format, choose))
 
 
 def event_files(data: DataConfig) -> list[Path]:
@@ -213,7 +215,7 @@ def canonical_log(parts: Sequence[Part], data: DataConfig, is_text: bool) -> Log
     if schema.EVENT in columns:
         settled[schema.EVENT] = pl.concat([_event_types(part) for part in parts])
     for name in sorted(columns - set(_ROLES[:-1])):  # the session and the context, as they are
-        settled[name] = pl.concat([part.frame[name] for part in parts])
+        settled[name] = _as_it_is(parts, name)
     settled[schema.ROW] = pl.int_range(rows, dtype=pl.Int64, eager=True)
     return Log(pl.DataFrame(settled), notices=tuple(notices))
 
@@ -240,12 +242,24 @@ def _text_ids(parts: Sequence[Part], role: str, notices: list[str]) -> pl.Series
 
 def _typed_ids(parts: Sequence[Part], role: str) -> pl.Series:
     columns = [typed_ids(part.frame[role], f"{role} ids of {part.where}") for part in parts]
-    kinds = {ids.dtype: part.where for ids, part in zip(columns, parts, strict=True) if ids.count()}
+    return _of_one_type(columns, parts, f"{role} ids", pl.Int64())
+
+
+def _as_it_is(parts: Sequence[Part], name: str) -> pl.Series:
+    columns = [part.frame[name] for part in parts]
+    return _of_one_type(columns, parts, f"values of `{name}`", columns[0].dtype)
+
+
+def _of_one_type(
+    columns: Sequence[pl.Series], parts: Sequence[Part], what: str, absent: pl.DataType
+) -> pl.Series:
+    """One column of all parts; the type is that of those with a value in it, or else `absent`."""
+    kinds = {values.dtype: part.where for values, part in zip(columns, parts, strict=True) if values.count()}
     if len(kinds) > 1:
         detail = " and ".join(f"{kind} in {where}" for kind, where in kinds.items())
-        raise mixed_type(f"{role} ids", f" ({detail})")
-    kind = next(iter(kinds), pl.Int64())
-    return pl.concat([ids.cast(kind) for ids in columns])
+        raise mixed_type(what, f" ({detail})")
+    kind = next(iter(kinds), absent)
+    return pl.concat([values.cast(kind) for values in columns])
 
 
 def _times(parts: Sequence[Part], data: DataConfig) -> pl.Series:

@@ -69,15 +69,6 @@ def quickstart(
 
 
 @app.command()
-def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Logs -> a prepared data set."""
-    from data_prep.prepare import prepare as prepare_log
-
-    for line in prepare_log(_load(config, overrides)).lines():
-        say(line)
-
-
-@app.command()
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -151,7 +142,7 @@ def floors(
 
 
 for command in (
-    *(cli_data.download, cli_data.quality),
+    *(cli_data.download, cli_data.prepare, cli_data.quality),
     *(cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report),
 ):
     app.command()(command)

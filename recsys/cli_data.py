@@ -1,4 +1,4 @@
-"""The commands about data: download, quality. `recsys.cli` adds them to the command line.
+"""The commands about data: download, prepare, quality. `recsys.cli` adds them to the command line.
 
 Like there, imports of the other rooms and of anything slow stand inside the commands.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.cli_options import JsonFile
+from recsys.cli_options import ConfigFile, JsonFile, Overrides
 from recsys.console import say, writable, write_json
 
 
@@ -28,6 +28,24 @@ def download(
         folder, fresh = fetch(dataset, out, report)
     say(f"{folder}: {'complete and checked' if fresh else 'was there already'} ({dataset.terms})")
     say(f"next: recsys prepare {dataset.config}")
+
+
+def prepare(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="add log files that are new; every index stays what it was")
+    ] = False,
+) -> None:
+    """Logs -> a prepared data set."""
+    from recsys.config import load_config
+
+    if append:
+        from data_prep.append import append as prepare_log
+    else:
+        from data_prep.prepare import prepare as prepare_log
+    for line in prepare_log(load_config(config, overrides or [])).lines():
+        say(line)
 
 
 def quality(
