@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from recsys.recommender import Recommender
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+INTERRUPTED = 130
+"""What Typer makes of Ctrl-C."""
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Click's own, or that of the copy that newer versions of typer carry."""
 
@@ -285,11 +287,11 @@ def prepare_frame(frame: object, tree: dict[str, Any], items: object = None) -> 
 
 
 def main() -> None:
-    """Entry point: 0 done, 2 bad usage or input (one line), 1 a failure of ours."""
+    """Entry point: 0 done, 2 bad usage or input (one line), 130 interrupted, 1 a failure of ours."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        sys.exit(app(arguments or ["--help"], standalone_mode=False))
+        code = app(arguments or ["--help"], standalone_mode=False)
     except UsageError as error:
         fail(usage(error), 2, debug)
     except InputError as error:
@@ -299,6 +301,10 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1, debug)
+    if code == INTERRUPTED:
+        goes_on = "; with --resume it goes on from its last finished epoch" if arguments[0] == "train" else ""
+        fail(f"interrupted{goes_on}", INTERRUPTED, debug=False)
+    sys.exit(code)
 
 
 def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:
