@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_judge, cli_serve, cli_tune
+from recsys import cli_data, cli_judge, cli_serve, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -69,15 +69,6 @@ def quickstart(
     report = export_all(recommender, _prepared(recommender, None), out / "recommendations.parquet", k=20)
     say(f"exported {report.sequences:,} lists to {report.path} in {report.seconds:.1f} s")
     say(f"next: recsys serve {recommender.bundle.folder}")
-
-
-@app.command()
-def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Logs -> a prepared data set."""
-    from data_prep.prepare import prepare as prepare_log
-
-    for line in prepare_log(_load(config, overrides)).lines():
-        say(line)
 
 
 @app.command()
@@ -153,7 +144,10 @@ def floors(
     write_json(json_file, table.to_json())
 
 
-for command in (cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report):
+for command in (
+    *(cli_data.download, cli_data.prepare, cli_data.quality),
+    *(cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report),
+):
     app.command()(command)
 
 
