@@ -2,7 +2,7 @@
 
     python -m tests.export_world FOLDER OUT KILLS SEED
 
-FOLDER holds `data` and `bundle`. Each round exports lists of 2, then forks a process that exports lists of 3 in
+FOLDER holds `data` and `bundle`. Each round exports lists of 2, forks a process that exports lists of 3 in
 parts of one sequence, kills it at a random moment, looks at what readers see, exports again and looks again.
 """
 
@@ -47,7 +47,9 @@ def read(out: str) -> list[tuple[str, list[int]]]:
         with sqlite3.connect(out.partition(":///")[2]) as connection:
             exists = "SELECT count(*) FROM sqlite_master WHERE name = 'recommendations'"
             there = connection.execute(exists).fetchone()[0]
-            rows = connection.execute("SELECT sequence, items FROM recommendations").fetchall() if there else []
+            rows = (
+                connection.execute("SELECT sequence, items FROM recommendations").fetchall() if there else []
+            )
         connection.close()
         return [(sequence, json.loads(items)) for sequence, items in rows]
     if out.startswith("postgresql"):
@@ -60,7 +62,7 @@ def read(out: str) -> list[tuple[str, list[int]]]:
         import redis
 
         with redis.Redis.from_url(out, decode_responses=True) as client:
-            found: dict[str, str] = client.hgetall("recommendations")  # type: ignore[assignment]
+            found: dict[str, str] = client.hgetall("recommendations")
             return [(sequence, json.loads(text)["items"]) for sequence, text in found.items()]
     if out.endswith(".jsonl"):
         rows_of_file: list[dict[str, Any]] = [json.loads(line) for line in Path(out).read_text().splitlines()]

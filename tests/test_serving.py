@@ -19,7 +19,7 @@ from recsys.errors import InputError
 from recsys.index import build_index
 from recsys.recommender import Recommender
 from serving.app import create_app
-from serving.export import export
+from serving.export import Wanted, export
 from serving.middleware import LARGEST_BODY
 from serving.server import serve
 from tests.worlds import encoder_bundle, prepared, ring
@@ -259,7 +259,8 @@ def test_a_port_in_use_is_an_input_error(recommender: Recommender) -> None:
 def test_a_real_server_answers_what_export_writes_and_stops_when_told(
     tmp_path: Path, folder: Path, recommender: Recommender, data: PreparedData
 ) -> None:
-    lines = pq.read_table(export(recommender, data, tmp_path / "recs.parquet", k=20).path).to_pylist()
+    export(recommender, data, tmp_path / "recs.parquet", Wanted(k=20))
+    lines = pq.read_table(tmp_path / "recs.parquet").to_pylist()
     program = (
         "from recsys.recommender import Recommender; from serving.server import serve\n"
         f"serve(Recommender.load({str(folder)!r}, backend='annoy'), port=0, log_level='warning')"
