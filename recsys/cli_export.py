@@ -57,7 +57,7 @@ def export(
     min_score: Annotated[float | None, typer.Option(help="the least score, on the model's scale")] = None,
     availability: Annotated[Path | None, typer.Option(help="as for `recsys serve`")] = None,
     region: Annotated[str | None, typer.Option(help="where items must be available")] = None,
-    backend: Backend = "auto",
+    backend: Backend = "exact",  # in blocks faster than Annoy, whatever is faster for one question
     data: DataFolder = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
