@@ -22,7 +22,7 @@ from recsys.catalogue import Catalogue, CatalogueItem
 from recsys.counting import CountingIndex, Ranking
 from recsys.encoding import encode_histories, item_vectors
 from recsys.errors import InputError, UnknownItem
-from recsys.index import Backend, load_index
+from recsys.index import Backend, IndexInfo, load_index, read_index_info
 from recsys.models.protocol import Encoder
 from recsys.predicates import Condition
 from recsys.search import ExactIndex, Found, ItemIndex
@@ -33,10 +33,17 @@ from recsys.vocabulary import ItemId, Vocabulary
 class Recommender:
     """Encode, search, filter. Immutable after construction, and safe to ask from several threads."""
 
-    def __init__(self, bundle: Bundle, index: ItemIndex | CountingIndex, device: str = "cpu") -> None:
-        """Take a bundle and what to search with; `load` makes both."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        index: ItemIndex | CountingIndex,
+        device: str = "cpu",
+        index_info: IndexInfo | None = None,
+    ) -> None:
+        """Take a bundle, what to search with, and the sidecar of its index if any; `load` makes all."""
         self.bundle = bundle
         self.index = index
+        self.index_info = index_info
         self.device = device
         self.catalogue = Catalogue(bundle.items, bundle.vocabulary)
         self._recent = Ranking(self.catalogue.recent_scores())
@@ -60,7 +67,7 @@ class Recommender:
         index = load_index(bundle, item_vectors(bundle.model), backend, device)
         if isinstance(bundle.model, torch.nn.Module):
             bundle.model.to(device)
-        return cls(bundle, index, device)
+        return cls(bundle, index, device, read_index_info(bundle))
 
     @property
     def model_version(self) -> str:

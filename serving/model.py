@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.errors import InputError
-from recsys.index import Backend, read_index_info
+from recsys.index import Backend
 from recsys.models import ANSWERS_SEEN
 from recsys.recommender import Recommender
 from recsys.search import AnnoyIndex
@@ -103,7 +103,7 @@ def check(recommender: Recommender) -> None:
     index = recommender.index
     if not isinstance(index, AnnoyIndex):
         return
-    info = read_index_info(recommender.bundle)
+    info = recommender.index_info
     if info is not None and info.recall < info.asked_recall:
         raise InputError(
             f"the index of {where} reaches recall@{info.k} {info.recall}, but {info.asked_recall} was asked "
