@@ -112,8 +112,8 @@ def _load(folder: Path) -> tuple[dict[str, Any], Tables]:
         raise InputError(f"{folder} holds no prepared data set ({error}); {remedy}") from error
     if not is_sound:
         raise InputError(f"{folder} is not what its manifest states; prepare the data set again")
-    tables = (pq.read_table(folder / name) for name in (schema.SEQUENCES_FILE, schema.ITEMS_FILE))
-    return manifest, Tables(*tables, tuple(manifest.get("event_types", ())))
+    sequences, items = (pq.read_table(folder / name) for name in (schema.SEQUENCES_FILE, schema.ITEMS_FILE))
+    return manifest, Tables(sequences, items, tuple(manifest.get("event_types", ())))
 
 
 def _quantiles(values: NDArray[Any]) -> dict[str, float]:

@@ -219,7 +219,7 @@ def test_what_is_gone_keeps_its_index(tmp_path: Path) -> None:
     """A late file makes a bot of a user: her row is empty then, and what she alone had counts 0."""
     bots = [[("u9", "z", second, "view", "tv") for second in seconds] for seconds in ((0, 1, 2), (3, 4))]
     other: list[Row] = [("u1", "a", 1, "view", "tv"), ("u1", "b", 2, "view", "tv")]
-    limits = {"clean": {"max_events": 4}}
+    limits: dict[str, Any] = {"clean": {"max_events": 4}}
     append(config(log(tmp_path, one=text([*bots[0], *other])), **limits))
     items, sequences = order(tmp_path / "out")
     report = append(config(log(tmp_path, two=text(bots[1])), **limits))
