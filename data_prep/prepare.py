@@ -245,7 +245,7 @@ def build(config: ExperimentConfig, source: Input) -> PrepareReport:
         "leakage_check": passed,
         "notices": notices,
     }
-    manifest = write_folder(config.prepared_path, tables, manifest | source.stated, source.write_more)
+    manifest = write_folder(config.prepared_path, tables, manifest | dict(source.stated), source.write_more)
     return PrepareReport(config.prepared_path, manifest, tuple(removals), tuple(notices), reused=False)
 
 

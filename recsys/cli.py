@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_data, cli_judge, cli_tune
+from recsys import cli_data, cli_judge, cli_serve, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -24,6 +24,7 @@ from recsys.cli_options import (
     Overrides,
     SplitName,
     TrackingUri,
+    backend_named,
     bundle_folder,
 )
 from recsys.console import fail, say, show_answer, usage, writable, write_json
@@ -166,7 +167,7 @@ def index(
 
     loaded = Bundle.load(bundle_folder(bundle, tracking_uri))
     queries = index_queries(loaded.prepared_data(data))
-    info = build_index(loaded, queries, recall=recall, dim=dim, backend=_backend(backend) or "annoy")
+    info = build_index(loaded, queries, recall=recall, dim=dim, backend=backend_named(backend) or "annoy")
     say(
         f"{info.count:,} items, {info.dimension} dimensions, {info.trees} trees, search_k {info.search_k}: "
         f"recall@{info.k} {info.recall:.4f} (asked {info.asked_recall}) on {info.queries:,} histories"
@@ -224,18 +225,8 @@ def export(
         say("note: this data is not what the model was trained on (same items, other events)")
 
 
-@app.command()
-def serve(
-    bundle: BundleName,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
-    backend: Backend = None,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """The endpoint, until it is stopped."""
-    from serving.server import serve as run_server
-
-    run_server(_recommender(bundle, backend, tracking_uri), host, port)
+app.command()(cli_serve.serve)
+app.command("api-key")(cli_serve.api_key)
 
 
 @app.command()
@@ -321,16 +312,10 @@ def _check_input(config: ExperimentConfig) -> None:
         say(f"note: {line}")
 
 
-def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, which the type checker cannot see
-    if name not in (None, "annoy", "exact", "auto"):
-        raise InputError(f"backend `{name}` is unknown; known: annoy, exact, auto")
-    return name
-
-
 def _recommender(bundle: str, backend: str | None, tracking_uri: str | None) -> Recommender:
     from recsys.recommender import Recommender
 
-    return Recommender.load(bundle_folder(bundle, tracking_uri), backend=_backend(backend))
+    return Recommender.load(bundle_folder(bundle, tracking_uri), backend=backend_named(backend))
 
 
 def _prepared(recommender: Recommender, data: Path | None) -> PreparedData:
