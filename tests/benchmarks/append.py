@@ -30,11 +30,11 @@ def events(count: int, users: int, day: int) -> pl.DataFrame:
     generator = np.random.default_rng(day)
     items = (generator.pareto(1.0, count) * 50).astype(np.int64) % (users // 3)
     columns = {
-        "sequence": pl.Series(generator.integers(users, size=count)).cast(pl.String),
-        "item": pl.Series(items).cast(pl.String),
+        "sequence": "user-" + pl.Series(generator.integers(users, size=count)).cast(pl.String),
+        "item": "item-" + pl.Series(items).cast(pl.String),
         "time": day * 86_400 + generator.integers(86_400, size=count),
     }
-    return pl.DataFrame(columns).with_columns("user-" + pl.col("sequence"), "item-" + pl.col("item"))
+    return pl.DataFrame(columns)
 
 
 def configured(folder: Path, kind: str, out: str) -> ExperimentConfig:
