@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -95,7 +95,7 @@ class Input:
     items: pl.DataFrame | None
     digest: str
     former: Former | None = None
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    stated: dict[str, Any] = field(default_factory=dict)
     write_more: Callable[[Path], None] = lambda fresh: None
 
 
