@@ -4,6 +4,7 @@
     config.yaml          the experiment's configuration
     weights.safetensors  weights of an encoder, or the arrays of a counting model
     items.parquet        index, id, counts, title and attributes of the items
+    tokenizer.json       only of a model that reads text
     index/               added by `recsys.index.build_index`; it has hashes of its own
 
 Nothing in it is a pickle. Shapes: `V` items.
@@ -36,9 +37,10 @@ from recsys.dataset import PreparedData, read_manifest
 from recsys.environment import TrainingRecord
 from recsys.errors import InputError
 from recsys.files import fsync
-from recsys.models import COUNTING, ENCODERS, build_encoder, counting_from_arrays
+from recsys.models import COUNTING, ENCODERS, TEXT_ENCODERS, build_encoder, counting_from_arrays
 from recsys.models.popularity import item_counts, recent_counts
 from recsys.models.protocol import CountingModel, Model
+from recsys.text.tokens import ItemTokenizer
 from recsys.vocabulary import Vocabulary
 
 CONFIG_FILE = "config.yaml"
@@ -46,6 +48,7 @@ WEIGHTS_FILE = "weights.safetensors"
 RECENT_DAYS = 7.0
 """What the column `recent` of a bundle's items.parquet counts: the events of these last days of training."""
 TITLE = "title"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,8 @@ def _write_model(file: Path, model: Model) -> None:
     if isinstance(model, torch.nn.Module):
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         safetensors.torch.save_file(state, file)
+        if tokenizer := getattr(model, "tokenizer", None):
+            file.with_name(TOKENIZER_FILE).write_text(tokenizer.definition, encoding="utf-8")
     else:
         arrays = cast(CountingModel, model).arrays().items()
         safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays}, file)
@@ -283,6 +288,11 @@ def _read_model(file: Path, config: ExperimentConfig, n_items: int) -> Model:
             counting = counting_from_arrays(config.model, safetensors.numpy.load_file(file))
             size = len(counting.prior)
             model: Model = counting
+        elif name in TEXT_ENCODERS:
+            tokenizer = ItemTokenizer(file.with_name(TOKENIZER_FILE).read_text(encoding="utf-8"))
+            state = safetensors.torch.load_file(file)
+            reader = TEXT_ENCODERS[name](config.model, n_items, state, tokenizer)
+            model, size = reader.eval().requires_grad_(False), n_items
         else:
             assert name in ENCODERS, f"model {name} stands in neither table"
             encoder = build_encoder(config.model, n_items)
@@ -304,7 +314,9 @@ def _misfit(file: Path, n_items: int, reason: str) -> InputError:
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    for name in (CONFIG_FILE, WEIGHTS_FILE, schema.ITEMS_FILE):
+    needed = [CONFIG_FILE, WEIGHTS_FILE, schema.ITEMS_FILE]
+    needed += [TOKENIZER_FILE] if manifest["model"] in TEXT_ENCODERS else []
+    for name in needed:
         file = folder / name
         if not file.is_file():
             raise InputError(f"{folder} has no {name}; the bundle is incomplete: copy it anew or train again")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
-from recsys.config import EncoderConfig, ExperimentConfig, setting_differences, shown_uri
+from recsys.config import EncoderConfig, ExperimentConfig, RecformerConfig, setting_differences, shown_uri
 from recsys.dataset import PreparedData, Split
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
@@ -24,9 +24,12 @@ from recsys.history import HISTORY_FILE, append_epoch, read_history
 from recsys.index import build_index
 from recsys.models import ANSWERS_SEEN, COUNTING, SCORES_COLD, fit_counting
 from recsys.models.protocol import Model
+from recsys.models.recformer import stage_epochs
 from recsys.processes import Processes
+from recsys.recformer_fit import fit_recformer
 from recsys.report import write_report
 from recsys.sequences import Ragged
+from recsys.text.backbone import resolved
 from recsys.tracking import TrackedRun, track_run
 from recsys.training import Fitted, OnEpoch, fit_encoder
 
@@ -77,6 +80,7 @@ def train(
     """
     if Processes.launched().rank > 0:
         raise InputError("only the first process of a training keeps its result; the others call `assist`")
+    config = _with_sizes(config)
     data, folder, chosen = _opened(config, final=final)
     state = _State.open(folder, config, data, resume=resume)
     name = f"{config.model.name} (final)" if final else config.model.name
@@ -117,8 +121,16 @@ def assist(config: ExperimentConfig, *, resume: bool = False, final: bool = Fals
     """
     if config.model.name in COUNTING:
         raise InputError(f"model `{config.model.name}` counts and is not trained; start one process for it")
+    config = _with_sizes(config)
     data, folder, chosen = _opened(config, final=final)
     _fit_encoder(config, data, folder, resume=resume, chosen=chosen)
+
+
+def _with_sizes(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with the sizes of the backbone that it names, if it names one."""
+    if not isinstance(config.model, RecformerConfig):
+        return config
+    return config.model_copy(update={"model": resolved(config.model)})
 
 
 def _opened(config: ExperimentConfig, *, final: bool) -> tuple[PreparedData, Path, Bundle | None]:
@@ -138,6 +150,7 @@ def _fit_encoder(
     resume: bool,
     chosen: Bundle | None,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
+    say: Say = lambda line: None,
 ) -> Fitted:
     """The encoder, fitted to the training part, or to everything when an earlier run chose the epochs."""
     assert isinstance(config.model, EncoderConfig)
@@ -147,10 +160,24 @@ def _fit_encoder(
             f"{data.path} has no validation target, which early stopping needs; prepare it with a split "
             "that holds some out"
         )
+    training = data.sequences if chosen else data.training()
+    if isinstance(config.model, RecformerConfig):
+        return fit_recformer(
+            config.model,
+            config.training,
+            items=data.items,
+            training=training,
+            validation=validation,
+            checkpoints=folder / CHECKPOINTS,
+            resume=resume,
+            stop_epochs=stage_epochs(chosen.model) if chosen else None,
+            on_epoch=on_epoch,
+            say=say,
+        )
     return fit_encoder(
         config.model,
         config.training,
-        training=data.sequences if chosen else data.training(),
+        training=training,
         n_items=len(data.vocabulary),
         validation=validation,
         checkpoints=folder / CHECKPOINTS,
@@ -192,7 +219,7 @@ def _fit(
         append_epoch(folder, epoch, metrics)
         run.log_epoch(epoch, metrics)
 
-    fitted = _fit_encoder(config, data, folder, resume=resume, chosen=chosen, on_epoch=on_epoch)
+    fitted = _fit_encoder(config, data, folder, resume=resume, chosen=chosen, on_epoch=on_epoch, say=say)
     if fitted.processes > 1:
         say(f"trained by {fitted.processes} processes")
     return fitted.encoder, fitted.best_epoch

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.config import BERT4RecConfig, SASRecConfig
+from recsys.config import BERT4RecConfig, RecformerConfig, SASRecConfig
+from recsys.schema import PAD
 from recsys.sequences import Ragged
 
 
@@ -53,6 +54,24 @@ def next_item(sequences: Ragged, config: SASRecConfig, mask: int, rng: np.random
     return Examples(read, np.ones(len(read.values), dtype=np.bool_), answers.values)
 
 
+def after_prefix(sequences: Ragged, config: RecformerConfig, mask: int, rng: np.random.Generator) -> Examples:
+    """Recformer's task: name the item after a prefix of random length, in pre-training at least half of it.
+
+    Some items of the prefix become PAD, which the model reads as an item without a text.
+    """
+    first = 1 if config.objective == "finetune" else np.maximum((sequences.lengths - 1) // 2, 1)
+    lengths = rng.integers(first, sequences.lengths)
+    targets = sequences.values[sequences.offsets[:-1] + lengths]
+    prefixes = sequences.first(lengths)
+    asked = np.zeros(len(prefixes.values), dtype=np.bool_)
+    answers = np.zeros(len(asked), dtype=np.int32)
+    asked[prefixes.offsets[1:] - 1] = True
+    answers[prefixes.offsets[1:] - 1] = targets
+    hidden = rng.random(len(asked)) < config.unknown_prob
+    read = np.where(hidden, PAD, prefixes.values).astype(np.int32)
+    return Examples(Ragged(read, prefixes.offsets), asked, answers)
+
+
 class Objective(NamedTuple):
     """A task.
 
@@ -65,7 +84,11 @@ class Objective(NamedTuple):
     unread: int
 
 
-OBJECTIVES = {"bert4rec": Objective(cloze, unread=0), "sasrec": Objective(next_item, unread=1)}
+OBJECTIVES = {
+    "bert4rec": Objective(cloze, unread=0),
+    "sasrec": Objective(next_item, unread=1),
+    "recformer": Objective(after_prefix, unread=1),
+}
 """Model -> what it is trained to do."""
 
 

@@ -24,6 +24,7 @@ from recsys.evaluation import chunks, encoder_input
 from recsys.losses import full_cross_entropy, gbce, sampled_softmax
 from recsys.metrics import hit_rate, ndcg, rank_counts
 from recsys.models import build_encoder
+from recsys.models.recformer import Recformer
 from recsys.models.transformer import Transformer
 from recsys.processes import Processes
 from recsys.progress import epoch_reporter
@@ -135,8 +136,8 @@ class EncoderTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
         """AdamW with linear warm-up and linear decay; no weight decay on biases and LayerNorms."""
-        matrices = [weight for weight in self.encoder.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in self.encoder.parameters() if weight.ndim <= 1]
+        matrices = [weight for weight in self.parameters() if weight.ndim > 1]
+        vectors = [weight for weight in self.parameters() if weight.ndim <= 1]
         groups = [
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -211,7 +212,7 @@ class Fitted:
         processes: that Lightning trained with.
     """
 
-    encoder: Transformer
+    encoder: Transformer | Recformer
     best_epoch: int
     seconds: float
     processes: int

@@ -33,10 +33,12 @@ from recsys.config.models import (
     ReplayConfig,
     SASRecConfig,
 )
+from recsys.config.text import CategoryPopularityConfig, RecformerConfig, TextKNNConfig
 from recsys.config.training import TrainingConfig
 
 __all__ = [
     "BERT4RecConfig",
+    "CategoryPopularityConfig",
     "CleanConfig",
     "Columns",
     "Config",
@@ -52,9 +54,11 @@ __all__ = [
     "ModelConfig",
     "PopularityConfig",
     "RecentPopularityConfig",
+    "RecformerConfig",
     "ReplayConfig",
     "SASRecConfig",
     "SplitConfig",
+    "TextKNNConfig",
     "TrackingConfig",
     "TrainingConfig",
     "UserHoldout",

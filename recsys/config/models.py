@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from recsys.config.base import Config
+from recsys.config.text import CategoryPopularityConfig, RecformerConfig, TextKNNConfig
 
 
 class TransformerConfig(Config):
@@ -78,6 +79,9 @@ class ReplayConfig(Config):
     name: Literal["replay"] = "replay"
 
 
-Counting = PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig | ReplayConfig
-EncoderConfig = BERT4RecConfig | SASRecConfig
+TextCounting = TextKNNConfig | CategoryPopularityConfig
+Counting = (
+    PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig | ReplayConfig | TextCounting
+)
+EncoderConfig = BERT4RecConfig | SASRecConfig | RecformerConfig
 ModelConfig = Annotated[EncoderConfig | Counting, Field(discriminator="name")]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recsys.config import ModelConfig
@@ -14,15 +15,22 @@ from recsys.models.item_knn import ItemKNN, fit_item_knn
 from recsys.models.markov import Markov, fit_markov
 from recsys.models.popularity import Popularity, fit_popularity, fit_recent_popularity
 from recsys.models.protocol import CountingModel
+from recsys.models.recformer import Recformer, recformer_from_state
 from recsys.models.replay import Replay, fit_replay
 from recsys.models.transformer import Transformer, build_bert4rec, build_sasrec
 from recsys.sequences import Ragged
+from recsys.text.tokens import ItemTokenizer
 
 ENCODERS: dict[str, Callable[[Any, int], Transformer]] = {
     "bert4rec": build_bert4rec,
     "sasrec": build_sasrec,
 }
 """Name -> (configuration, number of items) -> an `Encoder` with fresh weights."""
+
+TEXT_ENCODERS: dict[str, Callable[[Any, int, dict[str, torch.Tensor], ItemTokenizer], Recformer]] = {
+    "recformer": recformer_from_state,
+}
+"""Name -> (configuration, number of items, weights, tokenizer) -> an `Encoder` that reads items' texts."""
 
 COUNTING: dict[str, tuple[Callable[..., CountingModel], Callable[..., CountingModel]]] = {
     "popularity": (fit_popularity, Popularity.from_arrays),
@@ -36,7 +44,7 @@ COUNTING: dict[str, tuple[Callable[..., CountingModel], Callable[..., CountingMo
 ANSWERS_SEEN = frozenset({"replay"})
 """Models that answer with items of the history: without them they say nothing."""
 
-SCORES_COLD: frozenset[str] = frozenset()
+SCORES_COLD = frozenset({"recformer"})
 """Models that know items without a training event by something else; for all others these are misses."""
 
 
