@@ -22,7 +22,7 @@ def check_leakage(tables: Tables, kind: str, cuts: Cuts | None) -> list[str]:
 
     Args:
         tables: the finished tables.
-        kind: `leave_one_out`, `global_time` or `user_holdout`.
+        kind: of the split, such as `leave_one_out`.
         cuts: of a split by global time.
 
     Returns:
@@ -63,9 +63,19 @@ def check_leakage(tables: Tables, kind: str, cuts: Cuts | None) -> list[str]:
         passed.append(
             rule("a held-out sequence trains nothing and has one target", all_training | one_target)
         )
+    elif kind == "low_resource":
+        passed.append(
+            rule("a sequence trains whole or not at all", (train_end == valid_start) | (train_end == 0))
+        )
     else:
         passed.append(rule("every event is in exactly one part", train_end == valid_start))
-    if kind == "leave_one_out":
+    if kind == "item_cold":
+        tested = tables.values[tables.offsets[1:] - 1]
+        untrained = np.asarray(tables.items[schema.ITEM_COUNT])[tested - 1] == 0
+        passed.append(
+            rule("the items of the test have no training event", untrained | (test_start == lengths))
+        )
+    if kind in ("leave_one_out", "low_resource"):
         expected_test, expected_valid = (lengths >= 2).astype(int), (lengths >= 3).astype(int)
         one_each = (lengths - test_start == expected_test) & (test_start - valid_start == expected_valid)
         passed.append(rule("one test event, and one for validation before it", one_each))

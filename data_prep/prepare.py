@@ -15,6 +15,7 @@ import polars as pl
 
 from data_prep.assemble import MARKS, Tables, assemble
 from data_prep.cleaning import Frame, Removal, clean, in_memory, is_timed, positions, size
+from data_prep.cold_items import withhold
 from data_prep.digest import files_digest, tables_digest
 from data_prep.folder import KIND, existing_manifest, is_intact, stated_input, write_folder
 from data_prep.frames import frame_items, frame_log
@@ -23,7 +24,7 @@ from data_prep.leakage import check_leakage
 from data_prep.logs import Log, event_files, read_log
 from data_prep.splits import Cuts, global_cuts, split_marks, training_counts
 from recsys import schema
-from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns
+from recsys.config import Columns, DataConfig, ExperimentConfig, ItemCold, ItemColumns
 from recsys.errors import InputError
 from recsys.vocabulary import Vocabulary
 
@@ -180,6 +181,9 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
     canonical = nw.from_native(source.log.events.lazy())
     read = size(canonical)
     events, removals = clean(canonical, config.clean)
+    if isinstance(config.split, ItemCold):
+        events, removal = withhold(in_memory(events), config.split)
+        removals.append(removal)
     cuts = global_cuts(events, config.split)
     placed = in_memory(positions(events))
     marks = in_memory(split_marks(placed, config.split, cuts))

@@ -110,12 +110,13 @@ class Bundle:
         stored = self.manifest.get("training")
         return None if stored is None else TrainingRecord.read(stored, self.folder / schema.MANIFEST_FILE)
 
-    def prepared_data(self, path: Path | str | None = None) -> PreparedData:
+    def prepared_data(self, path: Path | str | None = None, *, other_items: bool = False) -> PreparedData:
         """The prepared data set to export from or to evaluate on.
 
         Args:
             path: its folder. Default: the one that the bundle was trained on, whose content must not have
                 changed since.
+            other_items: take data of any catalogue: who asks does not read its item indices.
 
         Raises:
             InputError: it is missing, its vocabulary is not the bundle's, or it changed since training.
@@ -127,7 +128,8 @@ class Bundle:
                 "`recsys prepare` to make it, or name a copy with --data"
             )
         data = PreparedData.load(path if path is not None else stated["path"])
-        check_vocabulary(self.vocabulary, data, where=str(self.folder))
+        if not other_items:
+            check_vocabulary(self.vocabulary, data, where=str(self.folder))
         if path is None and data.digest != stated["content_digest"]:
             raise InputError(
                 f"{data.path} has content {data.digest[:12]}, but {self.folder} was trained on "
@@ -138,12 +140,12 @@ class Bundle:
 
 
 def check_vocabulary(vocabulary: Vocabulary, data: PreparedData, where: str) -> None:
-    """Refuse prepared data whose item indices mean other items.
+    """Refuse prepared data whose item indices mean other items; items added since may be missing in it.
 
     Raises:
         InputError: the vocabularies differ.
     """
-    if data.vocabulary.hash != vocabulary.hash:
+    if data.vocabulary.hash not in (vocabulary.hash, Vocabulary(vocabulary.ids[: len(data.vocabulary)]).hash):
         raise InputError(
             f"the {len(data.vocabulary)} items of {data.path} (vocabulary {data.vocabulary.hash[:12]}) are "
             f"not the {len(vocabulary)} of {where} (vocabulary {vocabulary.hash[:12]}); use the data set "
@@ -197,8 +199,29 @@ def save_bundle(
             "training": training and training.model_dump(mode="json", exclude_none=True),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        (draft / schema.MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        _write_manifest(draft, manifest)
     return Path(folder)
+
+
+def save_changed(folder: Path, bundle: Bundle, *, model: Model, items: pa.Table, **facts: object) -> Path:
+    """Write `bundle` with another model of its configuration and other items, without an index.
+
+    As `save_bundle` does; `facts` are more of the manifest, and `folder` may be the bundle's own.
+    """
+    with written_folder(folder) as draft:
+        hashes = _write_files(draft, bundle.config, model, items)
+        changed = {
+            "model_version": _version(hashes, bundle.config),
+            "files": hashes,
+            "vocabulary": Vocabulary(items[schema.ITEM_ID]).hash,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        _write_manifest(draft, bundle.manifest | changed | facts)
+    return folder
+
+
+def _write_manifest(draft: Path, manifest: dict[str, Any]) -> None:
+    (draft / schema.MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_judge
+from recsys import cli_judge, cli_text
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -86,13 +86,17 @@ def train(
     ] = False,
 ) -> None:
     """A prepared data set -> an MLflow run and a bundle."""
+    train_experiment(_load(config, overrides), resume=resume, final=final)
+
+
+def train_experiment(experiment: ExperimentConfig, *, resume: bool, final: bool = False) -> None:
+    """What `train` does with its configuration."""
     from recsys.evaluation import metric_lines
     from recsys.experiment import assist
     from recsys.experiment import train as train_model
     from recsys.models import ANSWERS_SEEN
     from recsys.processes import Processes
 
-    experiment = _load(config, overrides)
     if Processes.launched().rank > 0:
         assist(experiment, resume=resume, final=final)
         return
@@ -149,7 +153,13 @@ def floors(
     write_json(json_file, table.to_json())
 
 
-for command in (cli_judge.evaluate, cli_judge.compare, cli_judge.report):
+for command in (
+    cli_judge.evaluate,
+    cli_judge.compare,
+    cli_judge.report,
+    cli_text.pretrain,
+    cli_text.add_items,
+):
     app.command()(command)
 
 

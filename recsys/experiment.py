@@ -213,7 +213,7 @@ def _fit(
         training, times = data.training(), data.training_times()
         if chosen:
             training, times = data.sequences, data.times
-        return fit_counting(config.model, training, times, len(data.vocabulary)), None
+        return fit_counting(config.model, training, times, len(data.vocabulary), data.items), None
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         append_epoch(folder, epoch, metrics)

@@ -1,4 +1,4 @@
-"""A world in which the texts decide what comes next: a band's songs are heard in the order of their numbers."""
+"""A world in which texts decide what comes next: songs of a band are heard in the order of their numbers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def successor(index: int) -> int:
 
 
 def walks(count: int, seed: int = 0, avoid: tuple[int, ...] = COLD) -> Ragged:
-    """Sequences of two to six songs of a band in order; those in `avoid` are passed over, but for the last."""
+    """Sequences of three to seven songs of a band in order; those in `avoid` can only be the last."""
     rng = np.random.default_rng(seed)
-    rows = []
+    rows: list[list[int]] = []
     while len(rows) < count:
         row = [int(rng.integers(1, N_ITEMS + 1))]
         for _ in range(int(rng.integers(2, 7))):
@@ -48,8 +48,10 @@ def song_table(indices: list[int] | None = None) -> dict[str, pa.Array]:
     }
 
 
-def write_songs(folder: Path, sequences: Ragged, *, without_text: tuple[int, ...] = ()) -> PreparedData:
-    """A prepared data set: the last event of each sequence is the test target, the one before validation's."""
+def write_songs(
+    folder: Path, sequences: Ragged, *, without_text: tuple[int, ...] = (), prefix: str = "s"
+) -> PreparedData:
+    """A prepared data set, leave-one-out."""
     folder.mkdir(parents=True)
     ends = np.maximum(sequences.lengths - 2, 0).astype(np.int32)
     counts = np.bincount(sequences.first(ends).values, minlength=N_ITEMS + 1)[1:]
@@ -60,7 +62,7 @@ def write_songs(folder: Path, sequences: Ragged, *, without_text: tuple[int, ...
     years = [None if at in without_text else year for at, year in enumerate(columns["year"].to_pylist(), 1)]
     items = {
         schema.ITEM_INDEX: pa.array(np.arange(1, N_ITEMS + 1, dtype=np.int32)),
-        schema.ITEM_ID: pa.array([f"s{index}" for index in range(1, N_ITEMS + 1)]),
+        schema.ITEM_ID: pa.array([f"{prefix}{index}" for index in range(1, N_ITEMS + 1)]),
         schema.ITEM_COUNT: pa.array(counts),
         "title": pa.array(titles, pa.string()),
         "year": pa.array(years, pa.int64()),
@@ -75,6 +77,9 @@ def write_songs(folder: Path, sequences: Ragged, *, without_text: tuple[int, ...
         schema.TEST_START: pa.array((sequences.lengths - 1).astype(np.int32)),
     }
     pq.write_table(pa.table(rows), folder / schema.SEQUENCES_FILE)
-    manifest = {"format_version": schema.FORMAT_VERSION, "content_digest": f"{hash(str(sequences.values)):x}"}
+    manifest = {
+        "format_version": schema.FORMAT_VERSION,
+        "content_digest": f"{prefix}{sequences.values.sum()}",
+    }
     (folder / schema.MANIFEST_FILE).write_text(json.dumps(manifest))
     return PreparedData.load(folder)

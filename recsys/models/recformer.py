@@ -215,6 +215,16 @@ def sentences_of(config: RecformerConfig, tokenizer: ItemTokenizer, items: pa.Ta
     )
 
 
+def for_catalogue(model: object, config: object, items: pa.Table) -> Recformer:
+    """A trained model over another item table, which is encoded.
+
+    Raises:
+        InputError: the table has no text.
+    """
+    assert isinstance(model, Recformer) and isinstance(config, RecformerConfig)
+    return model.with_sentences(sentences_of(config, model.tokenizer, items))
+
+
 def stage_epochs(model: object) -> tuple[int, int]:
     """Epochs of both stages of training that a Recformer has behind it."""
     assert isinstance(model, Recformer)

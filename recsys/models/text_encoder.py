@@ -85,7 +85,9 @@ class TextBlock(nn.Module):
         """(n, c, D) states of the next layer."""
         mixed_ncD = self._mix_near(hidden_ncD, stream, seen)
         start_BD = self._mix_all(hidden_ncD, stream, seen)
-        mixed_ncD = mixed_ncD.index_put((stream.first_B, torch.zeros_like(stream.first_B)), start_BD)
+        mixed_ncD = mixed_ncD.index_put(
+            (stream.first_B, torch.zeros_like(stream.first_B)), start_BD.to(mixed_ncD.dtype)
+        )
         return self._finish(hidden_ncD, mixed_ncD)
 
     def summarise(self, hidden_ncD: torch.Tensor, stream: Stream, seen: Sight) -> torch.Tensor:

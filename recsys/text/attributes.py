@@ -17,6 +17,11 @@ from recsys.errors import InputError
 TITLE = "title"
 
 
+def own_columns(items: pa.Table) -> list[str]:
+    """The columns of an item table that are the items' own: title, attributes and text."""
+    return [name for name in items.column_names if name not in schema.RESERVED_ITEM_COLUMNS]
+
+
 def text_columns(items: pa.Table, chosen: Sequence[str] | None = None, limit: int | None = None) -> list[str]:
     """Columns that make an item's text, in order.
 
@@ -29,10 +34,10 @@ def text_columns(items: pa.Table, chosen: Sequence[str] | None = None, limit: in
     Raises:
         InputError: none is left, or a chosen one cannot be text.
     """
-    own = [name for name in items.column_names if name not in schema.RESERVED_ITEM_COLUMNS]
+    own = own_columns(items)
     wanted = sorted(own, key=lambda name: name != TITLE) if chosen is None else list(chosen)
     found = [name for name in wanted if name in own]
-    unfit = [name for name in found if not _can_be_text(items[name].type)]
+    unfit = [name for name in found if not can_be_text(items[name].type)]
     if chosen is not None and unfit:
         raise InputError(
             f"item attribute `{unfit[0]}` is of type {items[unfit[0]].type}, which is no text; expected "
@@ -65,8 +70,9 @@ def _text(value: object) -> str | None:
     return " ".join(str(value).split()) or None
 
 
-def _can_be_text(kind: pa.DataType) -> bool:
+def can_be_text(kind: pa.DataType) -> bool:
+    """Whether values of a type are texts, or are written as such: numbers, truth values, dates, lists."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _can_be_text(kind.value_type)
+        return can_be_text(kind.value_type)
     tests = ("string", "large_string", "integer", "floating", "decimal", "boolean", "date", "timestamp")
     return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)

@@ -69,7 +69,8 @@ class Backbone:
             }
             tokenizer = ItemTokenizer((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
         else:
-            weights = _renamed(_checkpoint(folder), _settings(folder))
+            settings = _settings(folder)
+            weights = _renamed(_checkpoint(folder), settings)
             tokenizer = ItemTokenizer(_tokenizer(folder))
         rows = len(weights["token_embedding.weight"])
         if rows < len(tokenizer):

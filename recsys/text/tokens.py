@@ -8,7 +8,9 @@ Shapes: `V` items, `N` tokens of all sentences.
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ START, KEY, VALUE, PADDING = 0, 1, 2, 3
 """Token types."""
 TOKEN_TYPES = 4
 _SPECIALS = {"pad": "[PAD]", "unknown": "[UNK]", "start": "[CLS]", "mask": "[MASK]"}
+LETTERS = 1000
+"""Different letters that WordPiece knows, the most frequent ones; a word with another is unknown."""
 _OTHER_NAMES = {"pad": "<pad>", "unknown": "<unk>", "start": "<s>", "mask": "<mask>"}
 
 
@@ -113,29 +117,8 @@ class ItemTokenizer:
             size: tokens at most.
             kind: WordPiece in lower case without accents, or byte-level BPE.
         """
-        with text_extra():
-            from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns when a process forks
-        special = list(_SPECIALS.values())
-        trainer: trainers.Trainer
-        if kind == "wordpiece":
-            tokenizer = Tokenizer(models.WordPiece(unk_token=_SPECIALS["unknown"]))
-            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-            tokenizer.decoder = decoders.WordPiece()
-            trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
-        else:
-            tokenizer = Tokenizer(models.BPE(unk_token=_SPECIALS["unknown"]))
-            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-            tokenizer.decoder = decoders.ByteLevel()
-            trainer = trainers.BpeTrainer(
-                vocab_size=size,
-                special_tokens=special,
-                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                show_progress=False,
-            )
-        tokenizer.train_from_iterator(sorted(texts), trainer)
-        return cls(tokenizer.to_str())
+        return cls(_word_pieces(sorted(texts), size) if kind == "wordpiece" else _bytes(sorted(texts), size))
 
     @classmethod
     def trained_on(
@@ -196,6 +179,51 @@ class ItemTokenizer:
             f"the tokenizer has no {_SPECIALS[role]} or {_OTHER_NAMES[role]}, the {role} token; expected "
             "that of a BERT, RoBERTa or Longformer checkpoint, or one that was trained here"
         )
+
+
+def _word_pieces(texts: list[str], size: int) -> str:
+    """WordPiece in lower case without accents.
+
+    The trainer numbers the letters inside words in no fixed order, which decides between pairs of equal
+    count. They are given to it as special tokens first, and are none in the end.
+    """
+    with text_extra():
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.WordPiece(unk_token=_SPECIALS["unknown"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    counts = Counter(chain.from_iterable(tokenizer.normalizer.normalize_str(text) for text in texts))
+    letters = sorted(sorted(counts), key=lambda letter: -counts[letter])[:LETTERS]
+    inner = [f"##{letter}" for letter in letters if not letter.isspace()]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        special_tokens=[*_SPECIALS.values(), *inner],
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    definition = json.loads(tokenizer.to_str())
+    definition["added_tokens"] = definition["added_tokens"][: len(_SPECIALS)]
+    return json.dumps(definition, ensure_ascii=False)
+
+
+def _bytes(texts: list[str], size: int) -> str:
+    """Byte-level BPE."""
+    with text_extra():
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE(unk_token=_SPECIALS["unknown"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(_SPECIALS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return str(tokenizer.to_str())
 
 
 def _parse(definition: str) -> tokenizers.Tokenizer:

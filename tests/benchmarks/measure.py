@@ -17,7 +17,7 @@ from recsys.errors import InputError
 from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evaluate
 from recsys.experiment import STATE_FILE, train
 from recsys.history import HISTORY_FILE
-from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting
+from recsys.models import ANSWERS_SEEN, ENCODERS, SCORES_COLD, fit_counting
 from recsys.models.protocol import Model
 from tests.benchmarks import peers, results
 from tests.benchmarks.peers import LIBRARIES, MODELS, Peer
@@ -56,13 +56,20 @@ class Board:
         rules = [rule for rule in self.rules if rule == ("full", "kept") or not answers_seen]
         return [rule for rule in rules if results.key_of(self._identity(model, rule)) not in known]
 
-    def measure(self, model: Model | Scorer, facts: Row, rules: list[Rule]) -> list[Evaluation]:
+    def measure(
+        self, model: Model | Scorer, facts: Row, rules: list[Rule], *, scores_cold: bool = False
+    ) -> list[Evaluation]:
         """Evaluate a model by each rule and add its row; `facts` are the row's fields known already."""
         evaluations = []
         for rule in rules:
             protocol, seen = rule
             evaluation = evaluate(
-                model, self.data, protocol=protocol, exclude_seen=seen == "removed", cutoffs=CUTOFFS
+                model,
+                self.data,
+                protocol=protocol,
+                exclude_seen=seen == "removed",
+                cutoffs=CUTOFFS,
+                scores_cold=scores_cold,
             )
             content = evaluation.to_json()
             row = results.new_row(
@@ -110,9 +117,9 @@ def measure_floor(label: str, config: ModelConfig, board: Board) -> None:
     if not rules:
         return
     started = time.perf_counter()
-    fitted = fit_counting(config, data.training(), times, len(data.vocabulary))
+    fitted = fit_counting(config, data.training(), times, len(data.vocabulary), data.items)
     facts = {"seconds": round(time.perf_counter() - started, 2), "versions": environment().packages}
-    board.measure(fitted, model | facts, rules)
+    board.measure(fitted, model | facts, rules, scores_cold=config.name in SCORES_COLD)
 
 
 def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Path) -> None:
