@@ -3,7 +3,9 @@
 Li et al., "Text Is All You Need: Learning Language Representations for Sequential Recommendation", KDD 2023,
 arXiv 2305.13731. One encoder (`recsys.models.text_encoder`) reads a history, newest item first, and an item
 as a history of one; the score of an item is the cosine of the two vectors divided by tau. The items' vectors
-stand in a table that training refreshes, so that a history alone is encoded to recommend.
+stand in a table that training refreshes, so that a history alone is encoded to recommend. The weights that
+filled the table are kept beside those that read histories, which training moves on: so a new item gets the
+vector that it would have had.
 
 What differs: a token cut off by the length limits is never laid out, and an item without a text is one [UNK],
 which training shows in place of some items so that it is learned.
@@ -13,6 +15,7 @@ Shapes: `B` histories, `L` items of a history, `E` items of all of them, `D` wid
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -56,6 +59,7 @@ class Recformer(nn.Module):
         """
         super().__init__()
         self.encoder = encoder
+        self.item_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.tokenizer = tokenizer
         self.max_items = max_items
         self.max_tokens = max_tokens
@@ -113,7 +117,7 @@ class Recformer(nn.Module):
 
     def vectors(self, stream: Stream) -> torch.Tensor:
         """(B, D) vectors of length 1."""
-        return F.normalize(self.encoder.summaries(stream).float(), dim=-1)
+        return _unit(self.encoder.summaries(stream))
 
     def item_stream(self, items_B: torch.Tensor) -> Stream:
         """Lay out items, each a history of its own."""
@@ -121,12 +125,9 @@ class Recformer(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Encode every item anew, those of similar length together."""
-        training = self.training
-        self.eval()
-        for items in self._by_length():
-            self.item_vectors[items - 1] = self.vectors(self.item_stream(items))
-        self.train(training)
+        """Encode every item anew, with the weights as they are now."""
+        self.item_encoder.load_state_dict(self.encoder.state_dict())
+        self._fill_table()
 
     def with_sentences(self, sentences: Sentences) -> Recformer:
         """The same encoder over another catalogue, which is encoded."""
@@ -138,10 +139,20 @@ class Recformer(nn.Module):
             max_tokens=self.max_tokens,
             temperature=self.temperature,
         )
+        other.item_encoder = self.item_encoder
         other.to(self.item_vectors.device).train(self.training)
         other.stage_epochs.copy_(self.stage_epochs)
-        other.refresh()
+        other._fill_table()
         return other
+
+    @torch.no_grad()
+    def _fill_table(self) -> None:
+        """Encode every item, those of similar length together."""
+        training = self.item_encoder.training
+        self.item_encoder.eval()
+        for items in self._by_length():
+            self.item_vectors[items - 1] = _unit(self.item_encoder.summaries(self.item_stream(items)))
+        self.item_encoder.train(training)  # Lightning warns of a part that is in another mode
 
     def _by_length(self) -> Iterator[torch.Tensor]:
         lengths = self.sentence_offsets[2:] - self.sentence_offsets[1:-1]
@@ -152,6 +163,10 @@ class Recformer(nn.Module):
             size = max(TOKENS_AT_ONCE // (int(lengths[order[start]]) + 1), 1)
             yield order[start : start + size] + 1
             start += size
+
+
+def _unit(states_BD: torch.Tensor) -> torch.Tensor:
+    return F.normalize(states_BD.float(), dim=-1)
 
 
 def build_recformer(config: RecformerConfig, tokenizer: ItemTokenizer, sentences: Sentences) -> Recformer:
