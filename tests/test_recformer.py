@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,14 @@ def test_songs_that_nobody_has_heard_are_recommended_by_their_titles(
     songs: PreparedData, fitted: Fitted
 ) -> None:
     found = evaluate(fitted.encoder, songs, scores_cold=True)
-    cold = np.isin(songs.targets("test").items, COLD)
+    heard = np.asarray(songs.items["count"]) > 0
+    assert not heard[np.array(COLD) - 1].any()
+    cold = ~heard[songs.targets("test").items - 1]
     assert found.per_user["hr@5"][~cold].mean() > 0.9
     assert found.per_user["hr@5"][cold].mean() > 0.6  # by chance 5 of 48
     among = evaluate(fitted.encoder, songs, scores_cold=True, candidates="cold")
     assert among.users == cold.sum() == found.cold_targets
-    assert among.per_user["mrr@5"].mean() > 0.9  # of six bands the right one
+    assert among.per_user["hr@5"].mean() > 0.9
     assert (found.per_user["mrr@5"][cold] <= among.per_user["mrr@5"]).all()
     warm = evaluate(fitted.encoder, songs, scores_cold=True, candidates="warm")
     assert warm.users == (~cold).sum()
@@ -94,16 +97,15 @@ def test_songs_that_nobody_has_heard_are_recommended_by_their_titles(
 
 
 def test_both_stages_are_run_and_the_table_is_that_of_the_first(fitted: Fitted) -> None:
-    model = fitted.encoder
+    model = copy.deepcopy(fitted.encoder)
     assert isinstance(model, Recformer)
     first, second = model.stage_epochs.tolist()
     assert first > 0 and fitted.best_epoch == (20 + second if second else first)
     table = model.item_table().clone()
     torch.testing.assert_close(table.norm(dim=1), torch.ones(N_ITEMS))
     model.refresh()
-    moved = not torch.allclose(model.item_table(), table, atol=1e-6)
-    model.item_vectors.copy_(table)
-    assert moved  # an epoch of training, or a second stage, came after the items were encoded
+    # Training went on after the items were encoded.
+    assert not torch.allclose(model.item_table(), table, atol=1e-6)
 
 
 def test_a_history_gets_the_same_vector_alone_as_among_others(songs: PreparedData, fitted: Fitted) -> None:
@@ -184,6 +186,7 @@ def test_new_songs_join_without_training(songs: PreparedData, bundle: Bundle) ->
     assert (added.items, len(added.bundle.vocabulary)) == (2, N_ITEMS + 2)
     assert added.bundle.model_version != bundle.model_version
     assert added.notes == ["1 items have no text and share one learned sentence: n2"]
+    assert isinstance(added.bundle.model, Recformer) and isinstance(bundle.model, Recformer)
     vectors = item_vectors(added.bundle.model)
     np.testing.assert_allclose(vectors[N_ITEMS], vectors[COLD[0] - 1], atol=1e-5)
     assert np.array_equal(vectors[:N_ITEMS], item_vectors(bundle.model))

@@ -81,7 +81,7 @@ def seconds(run: Callable[[], torch.Tensor], repeats: int, *, backward: bool) ->
         with torch.set_grad_enabled(backward):
             result = run()
             if backward:
-                result.sum().backward()
+                result.sum().backward()  # type: ignore[no-untyped-call]
         best = min(best, time.perf_counter() - started)
     return best
 
