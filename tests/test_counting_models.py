@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
@@ -82,10 +83,9 @@ def test_category_popularity_is_match_times_popularity() -> None:
     np.testing.assert_allclose(scores, [2 * half, 3 * half, half / 2, 0, 0, mean * half / 2], rtol=1e-6)
     with pytest.raises(InputError, match=r"there is no column `colour`; set model\.attribute"):
         fitted(name="category_popularity", attribute="colour")
+    config, titles = experiment(name="category_popularity").model, ITEMS.select(["title"])
     with pytest.raises(InputError, match="no column has values that recur"):
-        fit_counting(
-            experiment(name="category_popularity").model, SEQUENCES, None, 6, ITEMS.select(["title"])
-        )
+        fit_counting(config, SEQUENCES, None, 6, titles)
 
 
 def test_recent_popularity_counts_a_window_and_orders_the_rest_by_popularity() -> None:

@@ -280,9 +280,8 @@ def test_withheld_items_are_tested_and_never_trained() -> None:
     with pytest.raises(LeakageError, match="the items of the test have no training event"):
         counts = pa.array(tables.items["count"].to_numpy() + 1)
         place = tables.items.schema.get_field_index("count")
-        check_leakage(
-            Tables(tables.sequences, tables.items.set_column(place, "count", counts)), split.kind, None
-        )
+        trained = tables.items.set_column(place, "count", counts)
+        check_leakage(Tables(tables.sequences, trained), split.kind, None)
 
 
 def test_few_sequences_train_and_all_are_tested() -> None:
