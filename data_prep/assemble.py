@@ -21,15 +21,21 @@ from recsys import schema
 from recsys.errors import InputError
 from recsys.vocabulary import Vocabulary
 
+MOST_TYPES = 127
+"""Types of events that int8 can count."""
 MARKS = (schema.TRAIN_END, schema.VALID_START, schema.TEST_START)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The content of sequences.parquet (S rows, by id) and items.parquet (V rows, by index)."""
+    """The content of sequences.parquet (S rows, by id) and items.parquet (V rows, by index).
+
+    `event_types` are the names that its column of event types counts from 0; none where the log has no types.
+    """
 
     sequences: pa.Table
     items: pa.Table
+    event_types: tuple[str, ...] = ()
 
     @property
     def lists(self) -> pa.LargeListArray:
@@ -53,6 +59,13 @@ class Tables:
             return None
         return np.asarray(self.sequences[schema.TIMES].combine_chunks().values, dtype=np.int64)
 
+    def of_types(self, names: tuple[str, ...] | None) -> NDArray[np.bool_]:
+        """(E,) whether an event is of one of these types; None means all."""
+        if names is None:
+            return np.ones(len(self.values), dtype=bool)
+        codes = [code for code, name in enumerate(self.event_types) if name in names]
+        return np.isin(np.asarray(self.sequences[schema.EVENTS].combine_chunks().values), codes)
+
     def mark(self, column: str) -> NDArray[np.int64]:
         """(S,) one of the marks of the split."""
         return np.asarray(self.sequences[column], dtype=np.int64)
@@ -64,7 +77,7 @@ def assemble(
     """Build both tables.
 
     Args:
-        events: sequence, item, time, position; whole sequences.
+        events: sequence, item, time, position, and the type where the log has one; whole sequences.
         marks: sequence, length and the marks, one row for each sequence.
         counts: item and count (training events), one row for each item of the log.
         items: the item table, or None.
@@ -74,7 +87,8 @@ def assemble(
         The tables, and notices about the item table.
 
     Raises:
-        InputError: there is no training event, or the item table knows none of the items.
+        InputError: there is no training event, the item table knows none of the items, or there are too many
+            types of events.
     """
     if not counts[schema.ITEM_COUNT].sum():
         raise InputError(
@@ -82,11 +96,29 @@ def assemble(
         )
     item_table, notices = _item_table(counts, items)
     vocabulary = Vocabulary(item_table[schema.ITEM_ID])
-    return Tables(sequence_table(events, marks, vocabulary, timed), item_table), notices
+    types = _event_types(events)
+    return Tables(sequence_table(events, marks, vocabulary, timed, types), item_table, types), notices
+
+
+def _event_types(events: pl.DataFrame) -> tuple[str, ...]:
+    """The types of a log's events, sorted; none where it has no such column."""
+    if schema.EVENT not in events.columns:
+        return ()
+    names = events[schema.EVENT].unique().sort().to_list()
+    if len(names) > MOST_TYPES:
+        raise InputError(
+            f"the log has {len(names):,} types of events, such as `{names[0]}`; expected at most "
+            f"{MOST_TYPES}: check data.columns.event"
+        )
+    return tuple(names)
 
 
 def sequence_table(
-    events: pl.DataFrame, marks: pl.DataFrame, vocabulary: Vocabulary, timed: bool
+    events: pl.DataFrame,
+    marks: pl.DataFrame,
+    vocabulary: Vocabulary,
+    timed: bool,
+    event_types: tuple[str, ...] = (),
 ) -> pa.Table:
     """Lists of one bucket of whole sequences, sorted by sequence id."""
     events = events.sort(schema.SEQUENCE, schema.POSITION)
@@ -101,6 +133,9 @@ def sequence_table(
     columns = {schema.SEQUENCE_ID: _arrow(marks[schema.SEQUENCE]), schema.ITEMS: lists(pa.array(indices))}
     if timed:
         columns[schema.TIMES] = lists(pa.array(events[schema.TIME].to_numpy()))
+    if event_types:
+        codes = events[schema.EVENT].cast(pl.Enum(event_types)).to_physical()
+        columns[schema.EVENTS] = lists(pa.array(codes.to_numpy().astype(np.int8)))
     columns |= {mark: _arrow(marks[mark].cast(pl.Int32)) for mark in MARKS}
     return pa.table(columns)
 

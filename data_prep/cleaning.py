@@ -159,22 +159,34 @@ def _time_range(settings: CleanConfig) -> tuple[str, str, Step]:
     return "time range", ", ".join(words), lambda events: events.filter(*bounds)
 
 
+def same_item(events: Frame) -> list[str]:
+    """What makes two events of a sequence the same: the item, and the type where there is one."""
+    return [schema.ITEM, *([schema.EVENT] if schema.EVENT in events.collect_schema() else [])]
+
+
 def drop_duplicates(events: Frame) -> Frame:
-    """Keep the first row of each sequence, item and time."""
-    return events.unique([schema.SEQUENCE, schema.ITEM, schema.TIME], keep="first", order_by=[schema.ROW])
+    """Keep the first row of each sequence, item, type and time."""
+    key = [schema.SEQUENCE, *same_item(events), schema.TIME]
+    return events.unique(key, keep="first", order_by=[schema.ROW])
 
 
 def first_occurrences(events: Frame) -> Frame:
-    """Keep the oldest event of each item in a sequence."""
-    return events.unique([schema.SEQUENCE, schema.ITEM], keep="first", order_by=ORDER)
+    """Keep the oldest event of each item (and type) in a sequence."""
+    return events.unique([schema.SEQUENCE, *same_item(events)], keep="first", order_by=ORDER)
 
 
 def drop_direct_repeats(events: Frame) -> Frame:
-    """Keep an event unless the one right before it in its sequence is of the same item."""
-    before = nw.col(schema.ITEM).shift(1).over(schema.SEQUENCE, order_by=ORDER)
-    marked = events.with_columns(before.alias("before"))
-    changed = nw.col("before").is_null() | (nw.col("before") != nw.col(schema.ITEM))
-    return marked.filter(changed).drop("before")
+    """Keep an event unless the one right before it in its sequence is of the same item (and type)."""
+    key = same_item(events)
+    former = {column: f"{column} before" for column in key}
+    marked = events.with_columns(
+        nw.col(column).shift(1).over(schema.SEQUENCE, order_by=ORDER).alias(before)
+        for column, before in former.items()
+    )
+    changed = (
+        nw.col(before).is_null() | (nw.col(before) != nw.col(column)) for column, before in former.items()
+    )
+    return marked.filter(nw.any_horizontal(*changed, ignore_nulls=True)).drop(*former.values())
 
 
 def k_core(

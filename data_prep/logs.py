@@ -1,8 +1,9 @@
 """From the `data` section to one canonical event frame: find files, map columns, settle types.
 
 The canonical frame has the columns sequence, item (each int64 or strings), time (int64 microseconds, all null
-where the log has no time), rating (float64, only where it is asked for) and row (int64, the log's own order:
-files sorted by name, then the order in each).
+where the log has no time), rating (float64, only where it is asked for), event (the type of the event, a
+string, only where the configuration names its column) and row (int64, the log's own order: files sorted by
+name, then the order in each).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ FORMAT_COLUMNS = {
 }
 """The columns of formats that name their own; a configured name goes first, and must then exist."""
 
-_PLAIN_COLUMNS = Columns(sequence="sequence", item="item", time=None, rating=None)
-_ROLES = (schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING)
+_PLAIN_COLUMNS = Columns(sequence="sequence", item="item")
+_ROLES = (schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING, schema.EVENT)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def choose_columns(data: DataConfig, with_rating: bool, found: Sequence[str], wh
     for role in _ROLES:
         configured = getattr(data.columns, role)
         column = configured or getattr(own, role)
-        optional = configured is None and role in (schema.TIME, schema.RATING)
+        optional = configured is None and role in (schema.TIME, schema.RATING, schema.EVENT)
         unused = role == schema.RATING and not with_rating
         if column is None or unused or (optional and column not in found):
             continue
@@ -188,6 +189,8 @@ def canonical_log(parts: Sequence[Part], data: DataConfig, is_text: bool) -> Log
     settled[schema.TIME] = _times(parts, data) if schema.TIME in columns else _nulls(rows)
     if schema.RATING in columns:
         settled[schema.RATING] = pl.concat([_ratings(part) for part in parts])
+    if schema.EVENT in columns:
+        settled[schema.EVENT] = pl.concat([_event_types(part) for part in parts])
     settled[schema.ROW] = pl.int_range(rows, dtype=pl.Int64, eager=True)
     return Log(pl.DataFrame(settled), notices=tuple(notices))
 
@@ -230,6 +233,14 @@ def _times(parts: Sequence[Part], data: DataConfig) -> pl.Series:
     if not times.count():
         raise InputError(f"{parts[0].where} has no time in any row; unset data.columns.time")
     return times
+
+
+def _event_types(part: Part) -> pl.Series:
+    names = part.frame[schema.EVENT].cast(pl.String)
+    missing = (names.is_null() | (names == "")).arg_true()
+    if len(missing):
+        raise InputError(f"{part.locate(missing[0])} has no event type; give it one, or drop the row")
+    return names
 
 
 def _ratings(part: Part) -> pl.Series:

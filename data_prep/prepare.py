@@ -22,7 +22,7 @@ from data_prep.frames import frame_items, frame_log
 from data_prep.items import TITLE, items_file, read_items
 from data_prep.leakage import check_leakage
 from data_prep.logs import Log, event_files, read_log
-from data_prep.splits import Cuts, global_cuts, split_marks, training_counts
+from data_prep.splits import Cuts, check_targets, global_cuts, split_marks, training_counts
 from recsys import schema
 from recsys.config import Columns, DataConfig, ExperimentConfig, ItemCold, ItemColumns
 from recsys.errors import InputError
@@ -181,6 +181,7 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
     canonical = nw.from_native(source.log.events.lazy())
     read = size(canonical)
     events, removals = clean(canonical, config.clean)
+    check_targets(events, config.split)
     if isinstance(config.split, ItemCold):
         events, removal = withhold(in_memory(events), config.split)
         removals.append(removal)
@@ -194,7 +195,7 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
         items=source.items,
         timed=is_timed(placed),
     )
-    passed = check_leakage(tables, config.split.kind, cuts)
+    passed = check_leakage(tables, config.split.kind, cuts, config.split.targets)
     counts = _counts(tables)
     notices = [*source.log.notices, *notices, *_missing_targets(counts)]
     manifest = {
@@ -206,6 +207,7 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
             "sequence": str(tables.sequences[schema.SEQUENCE_ID].type),
             "item": str(tables.items[schema.ITEM_ID].type),
         },
+        **({"event_types": list(tables.event_types)} if tables.event_types else {}),
         "split": {**config.split.model_dump(mode="json"), **_dates(cuts)},
         "settings": _settings(config),
         "input_digest": source.digest,

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import narwhals as nw
 import numpy as np
 
-from data_prep.cleaning import Frame, is_timed
+from data_prep.cleaning import ORDER, Frame, is_timed, positions
 from data_prep.times import parse_moment
 from recsys import schema
-from recsys.config import GlobalTime, ItemCold, LowResource, SplitConfig, UserHoldout
+from recsys.config import GlobalTime, ItemCold, LeaveOneOut, LowResource, SplitConfig, UserHoldout
 from recsys.errors import InputError
 
 LENGTH = "length"  # int32 events of the sequence
 WITHHELD = "withheld"  # whether the event is of an item that leaves training
+_LAST, _BEFORE = "last", "before"  # places of the last two events that can be targets, -1 where there is none
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def split_marks(events: Frame, split: SplitConfig, cuts: Cuts | None) -> Frame:
     """
     if isinstance(split, GlobalTime):
         assert cuts is not None
-        marks = _global_time(events, cuts)
+        marks = _global_time(events, split, cuts)
     elif isinstance(split, UserHoldout):
         marks = _user_holdout(events, split)
     elif isinstance(split, ItemCold):
@@ -47,7 +48,7 @@ def split_marks(events: Frame, split: SplitConfig, cuts: Cuts | None) -> Frame:
     elif isinstance(split, LowResource):
         marks = _low_resource(events, split)
     else:
-        marks = _leave_one_out(events)
+        marks = _leave_one_out(events, split)
     columns = (LENGTH, schema.TRAIN_END, schema.VALID_START, schema.TEST_START)
     return marks.select(schema.SEQUENCE, *(nw.col(column).cast(nw.Int32) for column in columns))
 
@@ -97,13 +98,33 @@ def global_cuts(events: Frame, split: SplitConfig) -> Cuts | None:
     return cuts
 
 
-def _leave_one_out(events: Frame) -> Frame:
-    """Last event test, the one before it validation; two events: the last is test; one: all training."""
-    n = nw.col(LENGTH)
-    test_start = n - (n >= 2).cast(nw.Int32)
-    valid_start = test_start - (n >= 3).cast(nw.Int32)
-    return _lengths(events).with_columns(
-        test_start.alias(schema.TEST_START),
+def check_targets(events: Frame, split: SplitConfig) -> None:
+    """Refuse types of targets that the log does not have.
+
+    Raises:
+        InputError: the log has no event types, or none of that name.
+    """
+    if split.targets is None:
+        return
+    if schema.EVENT not in events.collect_schema():
+        raise InputError("split.targets needs the types of events; set data.columns.event, or unset it")
+    known = sorted(events.select(schema.EVENT).unique().collect("pyarrow")[schema.EVENT].to_list())
+    if unknown := [name for name in split.targets if name not in known]:
+        raise InputError(
+            f"split.targets names `{unknown[0]}`, but no event left by the cleaning is of that type; there "
+            f"are: {', '.join(known)}"
+        )
+
+
+def _leave_one_out(events: Frame, split: LeaveOneOut | LowResource) -> Frame:
+    """Last target test, the one before it validation; a first event, with nothing before it, is neither."""
+    last, before = nw.col(_LAST), nw.col(_BEFORE)
+    placed = _last_places(events, split.targets)
+    tested = placed.with_columns(
+        nw.when(last >= 1).then(last).otherwise(nw.col(LENGTH)).alias(schema.TEST_START)
+    )
+    valid_start = nw.when(before >= 1).then(before).otherwise(nw.col(schema.TEST_START))
+    return tested.with_columns(
         valid_start.alias(schema.VALID_START),
         valid_start.alias(schema.TRAIN_END),
     )
@@ -111,14 +132,35 @@ def _leave_one_out(events: Frame) -> Frame:
 
 def _low_resource(events: Frame, split: LowResource) -> Frame:
     """As leave-one-out; of a sequence that does not train, all that comes before the targets is history."""
-    marks = _leave_one_out(events)
+    marks = _leave_one_out(events, split)
     ids = marks.select(schema.SEQUENCE).collect("pyarrow")[schema.SEQUENCE].to_list()
     idle = [sequence for sequence in ids if drawn(split.seed, sequence) >= split.users]
     end = nw.when(nw.col(schema.SEQUENCE).is_in(idle)).then(nw.lit(0)).otherwise(nw.col(schema.TRAIN_END))
     return marks.with_columns(end.alias(schema.TRAIN_END))
 
 
-def _global_time(events: Frame, cuts: Cuts) -> Frame:
+def _last_places(events: Frame, targets: tuple[str, ...] | None) -> Frame:
+    """Sequence, length, and the places of the last two events of these types, -1 where there is none."""
+    lengths = _lengths(events)
+    if targets is None:
+        n = nw.col(LENGTH)
+        return lengths.with_columns((n - 1).alias(_LAST), nw.max_horizontal(n - 2, nw.lit(-1)).alias(_BEFORE))
+    found = positions(events).filter(nw.col(schema.EVENT).is_in(targets))
+    from_end = nw.col(schema.ROW).cum_count(reverse=True).over(schema.SEQUENCE, order_by=ORDER)
+    numbered = found.with_columns(from_end.alias("from_end"))
+    at = nw.col(schema.POSITION)
+    two = numbered.with_columns(
+        nw.when(nw.col("from_end") == 1).then(at).alias(_LAST),
+        nw.when(nw.col("from_end") == 2).then(at).alias(_BEFORE),
+    )
+    places = two.group_by(schema.SEQUENCE).agg(nw.col(_LAST).max(), nw.col(_BEFORE).max())
+    joined = lengths.join(places, on=schema.SEQUENCE, how="left")
+    return joined.with_columns(nw.col(_LAST).fill_null(-1), nw.col(_BEFORE).fill_null(-1))
+
+
+def _global_time(events: Frame, split: GlobalTime, cuts: Cuts) -> Frame:
+    if split.targets is not None:
+        return _global_time_of_types(events, split.targets, cuts)
     time = nw.col(schema.TIME)
     flagged = events.with_columns(
         (time < cuts.valid_from).cast(nw.Int32).alias(schema.VALID_START),
@@ -130,13 +172,37 @@ def _global_time(events: Frame, cuts: Cuts) -> Frame:
     return marks.with_columns(nw.col(schema.VALID_START).alias(schema.TRAIN_END))
 
 
+def _global_time_of_types(events: Frame, targets: tuple[str, ...], cuts: Cuts) -> Frame:
+    """Training ends at the cut; validation and test begin at the first target after theirs."""
+    time, at = nw.col(schema.TIME), nw.col(schema.POSITION)
+    target, tested = nw.col(schema.EVENT).is_in(targets), time >= cuts.test_from
+    flagged = positions(events).with_columns(
+        (time < cuts.valid_from).cast(nw.Int32).alias(schema.TRAIN_END),
+        nw.when(target & (time >= cuts.valid_from) & ~tested).then(at).alias(schema.VALID_START),
+        nw.when(target & tested).then(at).alias(schema.TEST_START),
+    )
+    marks = flagged.group_by(schema.SEQUENCE).agg(
+        nw.len().cast(nw.Int32).alias(LENGTH),
+        nw.col(schema.TRAIN_END).sum(),
+        nw.col(schema.VALID_START).min(),
+        nw.col(schema.TEST_START).min(),
+    )
+    for mark, otherwise in ((schema.TEST_START, LENGTH), (schema.VALID_START, schema.TEST_START)):
+        found = nw.col(mark)
+        marks = marks.with_columns(
+            nw.when(~found.is_null()).then(found).otherwise(nw.col(otherwise)).alias(mark)
+        )
+    return marks
+
+
 def _user_holdout(events: Frame, split: UserHoldout) -> Frame:
-    """Held-out sequences train nothing; their last event is the target, what is before it its history."""
-    lengths = _lengths(events)
+    """Held-out sequences train nothing; their last target is asked for, what is before it is its history."""
+    lengths = _last_places(events, split.targets)
     ids = lengths.select(schema.SEQUENCE).collect("pyarrow")[schema.SEQUENCE].to_list()
     valid, test = held_out(ids, split)
     in_valid, in_test = nw.col(schema.SEQUENCE).is_in(valid), nw.col(schema.SEQUENCE).is_in(test)
-    held, last, end = in_valid | in_test, nw.col(LENGTH) - 1, nw.col(LENGTH)
+    end = nw.col(LENGTH)
+    held, last = in_valid | in_test, nw.when(nw.col(_LAST) >= 0).then(nw.col(_LAST)).otherwise(end)
     return lengths.with_columns(
         nw.when(held).then(nw.lit(0)).otherwise(end).alias(schema.TRAIN_END),
         nw.when(held).then(last).otherwise(end).alias(schema.VALID_START),

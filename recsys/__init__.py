@@ -22,8 +22,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if TYPE_CHECKING:
     from recsys.dataset import PreparedData
     from recsys.recommender import Recommender
+    from recsys.tuning import Tuned
 
-__all__ = ["load", "prepare", "train"]
+__all__ = ["load", "prepare", "train", "tune"]
 
 
 def prepare(
@@ -33,6 +34,7 @@ def prepare(
     item: str = "item",
     time: str | None = None,
     rating: str | None = None,
+    event: str | None = None,
     items: object = None,
     item_id: str | None = None,
     title: str | None = None,
@@ -49,6 +51,8 @@ def prepare(
         item: column of the item id.
         time: column of the time, a datetime or a number of `time_unit`; None takes the rows' order.
         rating: column of the rating, for `clean={"min_rating": ...}`.
+        event: column of the type of the event, for `split={"kind": ..., "targets": [...]}` and
+            `training={"event_weights": {...}}`.
         items: table with a row an item, or None.
         item_id: its column of the item id; default: the name in `item`.
         title: its column of what a person reads.
@@ -62,7 +66,7 @@ def prepare(
     """
     from recsys.cli import prepare_frame
 
-    columns = {"sequence": sequence, "item": item, "time": time, "rating": rating}
+    columns = {"sequence": sequence, "item": item, "time": time, "rating": rating, "event": event}
     tree = {
         "name": Path(out).name,
         "prepared": str(out),
@@ -86,6 +90,7 @@ def train(
     tracking: dict[str, Any] | None = None,
     out: Path | str | None = None,
     final: bool = False,
+    from_bundle: Path | str | None = None,
 ) -> Recommender:
     """Train a model, record it in MLflow, and give the recommender of its bundle.
 
@@ -97,26 +102,53 @@ def train(
         tracking: the section `tracking`.
         out: folder of the run; default: `runs/NAME/MODEL`.
         final: fit all events, for the number of epochs that a former call without it chose.
+        from_bundle: start from the weights of this bundle (a folder, `runs:/RUN_ID/bundle` or
+            `models:/NAME@ALIAS`): known items keep their vectors.
 
     Raises:
-        InputError: a key is unknown or of the wrong type, or the data has nothing to validate on.
+        InputError: a key is unknown or of the wrong type, the data has nothing to validate on, or the bundle
+            to start from does not fit.
     """
     from recsys.config import build_config
     from recsys.experiment import train as run
     from recsys.recommender import Recommender
 
-    tree = {
-        "data": {},
-        **data.manifest.get("settings", {}),  # what the data was prepared with
-        "name": data.path.name,
-        "prepared": str(data.path),
-        "model": model,
-        "training": training or {},
-        "index": index or {},
-        "tracking": tracking or {},
-        "output": None if out is None else str(out),
-    }
-    return Recommender.load(run(build_config(tree, where="recsys.train"), final=final).bundle)
+    tree = _tree(data, model, training=training, index=index, tracking=tracking, out=out)
+    config = build_config(tree, where="recsys.train")
+    return Recommender.load(run(config, final=final, from_bundle=from_bundle).bundle)
+
+
+def tune(
+    data: PreparedData,
+    model: str | dict[str, Any] = "bert4rec",
+    *,
+    minutes: float = 30.0,
+    trials: int | None = None,
+    training: dict[str, Any] | None = None,
+    tracking: dict[str, Any] | None = None,
+    out: Path | str | None = None,
+) -> Tuned:
+    """Choose the settings that depend on the data most, by validation alone.
+
+    `recsys.train(data, **tuned.sections)` then trains the best. A search that is there already goes on.
+
+    Args:
+        data: what `prepare` gave, or `PreparedData.load(folder)`.
+        model: the section `model` of a configuration, or just its name; its settings are the first trial.
+        minutes: budget of this call.
+        trials: at most so many, those of earlier calls included.
+        training: the section `training`.
+        tracking: the section `tracking`.
+        out: folder of the run, the search in its folder `tune`; default: `runs/NAME/MODEL`.
+
+    Raises:
+        InputError: a key is unknown or of the wrong type, or there is nothing to tune or to validate on.
+    """
+    from recsys.config import build_config
+    from recsys.tuning import tune as search
+
+    tree = _tree(data, model, training=training, tracking=tracking, out=out)
+    return search(build_config(tree, where="recsys.tune"), minutes=minutes, trials=trials)
 
 
 def load(bundle: Path | str, *, tracking_uri: str | None = None) -> Recommender:
@@ -135,3 +167,26 @@ def load(bundle: Path | str, *, tracking_uri: str | None = None) -> Recommender:
     from recsys.registry import resolve_bundle
 
     return Recommender.load(resolve_bundle(str(bundle), tracking_uri or default_tracking_uri()))
+
+
+def _tree(
+    data: PreparedData,
+    model: str | dict[str, Any],
+    *,
+    training: dict[str, Any] | None,
+    tracking: dict[str, Any] | None,
+    index: dict[str, Any] | None = None,
+    out: Path | str | None,
+) -> dict[str, Any]:
+    """The configuration of an experiment on prepared data."""
+    return {
+        "data": {},
+        **data.manifest.get("settings", {}),  # what the data was prepared with
+        "name": data.path.name,
+        "prepared": str(data.path),
+        "model": model,
+        "training": training or {},
+        "index": index or {},
+        "tracking": tracking or {},
+        "output": None if out is None else str(out),
+    }

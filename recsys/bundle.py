@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -30,16 +30,19 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from recsys import schema
-from recsys.config import ExperimentConfig, load_config
-from recsys.dataset import PreparedData, read_manifest
+from recsys.config import ExperimentConfig, build_config
+from recsys.dataset import Part, PreparedData, read_manifest
 from recsys.environment import TrainingRecord
 from recsys.errors import InputError
 from recsys.files import fsync
 from recsys.models import COUNTING, ENCODERS, TEXT_ENCODERS, build_encoder, counting_from_arrays
 from recsys.models.popularity import item_counts, recent_counts
 from recsys.models.protocol import CountingModel, Model
+from recsys.overrides import parse_yaml
+from recsys.sequences import Ragged
 from recsys.text.tokens import ItemTokenizer
 from recsys.vocabulary import Vocabulary
 
@@ -49,6 +52,11 @@ RECENT_DAYS = 7.0
 """What the column `recent` of a bundle's items.parquet counts: the events of these last days of training."""
 TITLE = "title"
 TOKENIZER_FILE = "tokenizer.json"
+FORMER_FORMS: dict[str, dict[str, Any]] = {
+    "bert4rec": {"norm": "post", "scoring": "dot", "next_item_prob": 0.0, "read": "mask"},
+    "sasrec": {"feed_forward": "relu", "scoring": "dot"},
+}
+"""Model -> what its settings were before they could be set."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Bundle:
         if manifest.get("kind") != "bundle":
             raise InputError(f"{path} is no bundle but something else with a manifest; give `recsys train`'s")
         _check_files(path, manifest)
-        config = load_config(path / CONFIG_FILE)
+        config = _read_config(path / CONFIG_FILE)
         items = pq.read_table(path / schema.ITEMS_FILE)
         vocabulary = Vocabulary(items[schema.ITEM_ID])
         if vocabulary.hash != manifest["vocabulary"]:
@@ -160,9 +168,10 @@ def save_bundle(
     model: Model,
     data: PreparedData,
     metrics: dict[str, float],
-    trained_on: Literal["training", "all"],
+    trained_on: Part,
     best_epoch: int | None,
     training: TrainingRecord | None = None,
+    started_from: dict[str, str] | None = None,
 ) -> Path:
     """Write a bundle; it appears under its name complete or not at all, and replaces an older bundle there.
 
@@ -172,9 +181,11 @@ def save_bundle(
         model: a trained encoder (a `torch.nn.Module`) or a fitted counting model of `config.model`.
         data: what it was trained on.
         metrics: by name, as validation and test gave them.
-        trained_on: the training part only, or all events (`train --final`); counts follow it.
+        trained_on: the training part only, with the validation targets (`training.fit`), or all events
+            (`train --final`); counts follow it.
         best_epoch: the epoch the weights are of, from 1; None for a counting model.
         training: command, versions and time of the training.
+        started_from: the bundle whose weights it began with, as `WarmStart.record`; None for fresh ones.
 
     Returns:
         The folder.
@@ -182,9 +193,16 @@ def save_bundle(
     Raises:
         InputError: something that is not a bundle stands at `folder`.
     """
+    events, times = data.training(trained_on), data.training_times(trained_on)
     with written_folder(Path(folder)) as draft:
-        hashes = _write_files(draft, config, model, _items_table(data, trained_on))
-        stated = {"path": str(data.path.resolve()), "name": config.name, "content_digest": data.digest}
+        hashes = _write_files(draft, config, model, _items_table(data, events, times))
+        stated: dict[str, Any] = {
+            "path": str(data.path.resolve()),
+            "name": config.name,
+            "content_digest": data.digest,
+        }
+        if times is not None and len(times):
+            stated["trained_until"] = int(times.max())  # microseconds since 1970 UTC
         manifest = {
             "format_version": schema.FORMAT_VERSION,
             "kind": "bundle",
@@ -194,6 +212,7 @@ def save_bundle(
             "vocabulary": data.vocabulary.hash,
             "data": stated,
             "trained_on": trained_on,
+            "started_from": started_from,
             "best_epoch": best_epoch,
             "metrics": metrics,
             "training": training and training.model_dump(mode="json", exclude_none=True),
@@ -277,10 +296,8 @@ def _version(hashes: dict[str, str], config: ExperimentConfig) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _items_table(data: PreparedData, trained_on: Literal["training", "all"]) -> pa.Table:
+def _items_table(data: PreparedData, events: Ragged, times: NDArray[np.int64] | None) -> pa.Table:
     """The data set's items with `count` and `recent` of the events that were trained on."""
-    events = data.sequences if trained_on == "all" else data.training()
-    times = data.times if trained_on == "all" else data.training_times()
     size = len(data.vocabulary)
     columns = {
         schema.ITEM_INDEX: data.items[schema.ITEM_INDEX],
@@ -334,6 +351,15 @@ def _misfit(file: Path, n_items: int, reason: str) -> InputError:
         f"the weights in {file} do not fit the configuration and the {n_items} items beside them ({reason}); "
         "the bundle was put together from different ones: train again or copy it anew"
     )
+
+
+def _read_config(file: Path) -> ExperimentConfig:
+    """The experiment; of a bundle from before `FORMER_FORMS` could be chosen, with the one there was."""
+    tree = parse_yaml(file.read_text(encoding="utf-8"))
+    model = tree["model"]
+    if "scoring" not in model:
+        tree["model"] = FORMER_FORMS.get(model["name"], {}) | model
+    return build_config(tree, where=str(file))
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:

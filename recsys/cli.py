@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_judge, cli_text
+from recsys import cli_judge, cli_text, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
     ConfigFile,
     DataFolder,
+    FromBundle,
     JsonFile,
     Overrides,
     SplitName,
@@ -84,27 +85,29 @@ def train(
     final: Annotated[
         bool, typer.Option("--final", help="refit all events for the number of epochs that validation chose")
     ] = False,
+    from_bundle: FromBundle = None,
 ) -> None:
     """A prepared data set -> an MLflow run and a bundle."""
-    train_experiment(_load(config, overrides), resume=resume, final=final)
+    train_experiment(_load(config, overrides), resume=resume, final=final, from_bundle=from_bundle)
 
 
-def train_experiment(experiment: ExperimentConfig, *, resume: bool, final: bool = False) -> None:
+def train_experiment(
+    experiment: ExperimentConfig, *, resume: bool, final: bool = False, from_bundle: str | None = None
+) -> None:
     """What `train` does with its configuration."""
-    from recsys.evaluation import metric_lines
+    from recsys.evaluation import metric_lines, removes_seen
     from recsys.experiment import assist
     from recsys.experiment import train as train_model
-    from recsys.models import ANSWERS_SEEN
     from recsys.processes import Processes
 
     if Processes.launched().rank > 0:
-        assist(experiment, resume=resume, final=final)
+        assist(experiment, resume=resume, final=final, from_bundle=from_bundle)
         return
     _check_input(experiment)
-    trained = train_model(experiment, resume=resume, final=final, say=say)
+    trained = train_model(experiment, resume=resume, final=final, from_bundle=from_bundle, say=say)
     epoch = "" if trained.best_epoch is None else f", epoch {trained.best_epoch}"
     measured_by = "; measured by the run that chose the epochs" if final else ""
-    seen = "kept" if experiment.model.name in ANSWERS_SEEN else "removed"
+    seen = "removed" if removes_seen(experiment) else "kept"
     say(f"trained in {trained.seconds:.1f} s{epoch}; full ranking, seen items {seen}{measured_by}:")
     if not trained.metrics:
         say("  the split holds out no target, so nothing was measured")
@@ -154,6 +157,7 @@ def floors(
 
 
 for command in (
+    cli_tune.tune,
     cli_judge.evaluate,
     cli_judge.compare,
     cli_judge.report,

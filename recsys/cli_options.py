@@ -18,6 +18,10 @@ Overrides = Annotated[
 BundleName = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="a folder, runs:/RUN_ID/bundle or models:/NAME@ALIAS")
 ]
+FromBundle = Annotated[
+    str | None,
+    typer.Option("--from", metavar="BUNDLE", help="start from its weights: items keep their vectors by id"),
+]
 TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow's address; default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"),

@@ -5,6 +5,7 @@ Shapes: `T` users, `E` targets of all of them, `V` items.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -49,7 +50,12 @@ def asked_among(
     rows = asked.take(users)
     kept = allowed_V[rows.values - 1]
     offsets = np.r_[0, np.cumsum(np.bincount(rows.rows[kept], minlength=len(rows)))].astype(np.int64)
-    some = Targets(targets.rows[users], targets.histories.take(users), targets.items[users])
+    some = replace(
+        targets,
+        rows=targets.rows[users],
+        histories=targets.histories.take(users),
+        items=targets.items[users],
+    )
     return some, Ragged(rows.values[kept], offsets)
 
 

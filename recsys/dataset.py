@@ -6,7 +6,7 @@ Shapes: `S` sequences, `E` events in all, `V` items, `T` sequences that have a t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -21,6 +21,8 @@ from recsys.sequences import Ragged
 from recsys.vocabulary import Vocabulary
 
 Split = Literal["valid", "test"]
+Part = Literal["training", "training+validation", "all"]
+"""Events that a model may be fitted to."""
 
 
 def split_named(word: str) -> Split:
@@ -42,11 +44,14 @@ class Targets:
         rows: (T,) the sequences that have a target in this split.
         histories: T ragged rows, everything before the target.
         items: (T,) int32, the next item.
+        removes_seen: whether training leaves the items of the history out of the ranking. It keeps them where
+            targets are of some types of events only: what one looked at is what one buys.
     """
 
     rows: NDArray[np.int64]
     histories: Ragged
     items: NDArray[np.int32]
+    removes_seen: bool = True
 
     def repeated(self) -> NDArray[np.bool_]:
         """(T,) whether the target is in its own history, and so a miss where seen items are removed."""
@@ -71,6 +76,8 @@ class PreparedData:
         train_end: (S,) int32, events before it are training.
         valid_start: (S,) int32, where the validation targets begin.
         test_start: (S,) int32, where the test targets begin.
+        events: (E,) int8 type of each event, a place in `event_types`, aligned with `sequences.values`, or
+            None.
     """
 
     path: Path
@@ -83,6 +90,7 @@ class PreparedData:
     train_end: NDArray[np.int32]
     valid_start: NDArray[np.int32]
     test_start: NDArray[np.int32]
+    events: NDArray[np.int8] | None = field(default=None, kw_only=True)
 
     @classmethod
     def load(cls, path: Path | str) -> PreparedData:
@@ -121,6 +129,11 @@ class PreparedData:
             train_end=np.asarray(table[schema.TRAIN_END], dtype=np.int32),
             valid_start=np.asarray(table[schema.VALID_START], dtype=np.int32),
             test_start=np.asarray(table[schema.TEST_START], dtype=np.int32),
+            events=(
+                np.asarray(_lists(table[schema.EVENTS]).values, dtype=np.int8)
+                if schema.EVENTS in table.column_names
+                else None
+            ),
         )
 
     @property
@@ -128,16 +141,61 @@ class PreparedData:
         """SHA-256 of the prepared content, as the manifest states it."""
         return str(self.manifest["content_digest"])
 
-    def training(self) -> Ragged:
-        """S ragged rows: the training part of each sequence (empty for a held-out one)."""
-        return self.sequences.first(self.train_end)
+    @property
+    def event_types(self) -> list[str]:
+        """Names of the types of events; none where the log has no types."""
+        return list(self.manifest.get("event_types", []))
 
-    def training_times(self) -> NDArray[np.int64] | None:
-        """Times aligned with `training().values`, or None where the data has no time."""
+    @property
+    def target_types(self) -> list[str] | None:
+        """The types that a target can be of; None for all."""
+        found: list[str] | None = self.manifest.get("settings", {}).get("split", {}).get("targets")
+        return found
+
+    def weighted(self, weights: dict[str, float] | None) -> Ragged:
+        """All sequences, each event with its type's weight as a target of the loss; unnamed types weigh 1.
+
+        Raises:
+            InputError: the data has no event types, or none of a name, or every event weighs 0.
+        """
+        if weights is None:
+            return self.sequences
+        if self.events is None:
+            raise InputError(
+                f"training.event_weights needs the types of events, which {self.path} does not have; set "
+                "data.columns.event and prepare it again, or unset training.event_weights"
+            )
+        if unknown := [name for name in weights if name not in self.event_types]:
+            raise InputError(
+                f"training.event_weights names `{unknown[0]}`, but no event of {self.path} is of that type; "
+                f"there are: {', '.join(self.event_types)}"
+            )
+        by_type = np.array([weights.get(name, 1.0) for name in self.event_types], dtype=np.float32)
+        if not by_type.any():
+            raise InputError(
+                "training.event_weights gives every type of event the weight 0, which leaves no target to "
+                "train on; set one above 0"
+            )
+        return replace(self.sequences, weights=by_type[self.events])
+
+    def training(self, part: Part = "training", weights: dict[str, float] | None = None) -> Ragged:
+        """S ragged rows: the events of each sequence that one may fit to (none of a held-out one).
+
+        Args:
+            part: the training part; with the validation targets (and what comes before them); or all events.
+            weights: as `weighted` takes them.
+
+        Raises:
+            InputError: the weights do not fit the data.
+        """
+        return self.weighted(weights).first(self._ends(part))
+
+    def training_times(self, part: Part = "training") -> NDArray[np.int64] | None:
+        """Times aligned with `training(part).values`, or None where the data has no time."""
         if self.times is None:
             return None
         places = np.arange(len(self.times)) - np.repeat(self.sequences.offsets[:-1], self.sequences.lengths)
-        return self.times[places < np.repeat(self.train_end, self.sequences.lengths)]
+        return self.times[places < np.repeat(self._ends(part), self.sequences.lengths)]
 
     def targets(self, split: Split) -> Targets:
         """The next item that each sequence of the split must predict, with its history.
@@ -148,7 +206,8 @@ class PreparedData:
         start, stop = self._marks(split)
         rows = np.flatnonzero((start < stop) & (start > 0))
         histories = self.sequences.take(rows).first(start[rows])
-        return Targets(rows, histories, self.sequences.values[self.sequences.offsets[rows] + start[rows]])
+        items = self.sequences.values[self.sequences.offsets[rows] + start[rows]]
+        return Targets(rows, histories, items, removes_seen=self.target_types is None)
 
     def asked_targets(self, split: Split) -> Targets:
         """What `targets` gives, for those who can do nothing without any.
@@ -164,15 +223,36 @@ class PreparedData:
         return targets
 
     def split_items(self, split: Split) -> Ragged:
-        """T ragged rows: the different items that each sequence of `targets` has in the split, in order."""
+        """T ragged rows: the different items that each sequence of `targets` has in the split, in order.
+
+        Events of a type that is no target's are left out.
+        """
         start, stop = self._marks(split)
         rows = self.targets(split).rows
         begin = self.sequences.offsets[rows]
-        events = self.sequences.slices(begin + start[rows], begin + stop[rows])
+        only = self.target_types
+        weights = None if only is None else {name: float(name in only) for name in self.event_types}
+        events = self.weighted(weights).slices(begin + start[rows], begin + stop[rows])
         keys = events.rows * (len(self.vocabulary) + 1) + events.values
-        kept = np.sort(np.unique(keys, return_index=True)[1])
+        counted = np.flatnonzero(events.counted)
+        kept = counted[np.sort(np.unique(keys[counted], return_index=True)[1])]
         offsets = np.r_[0, np.cumsum(np.bincount(events.rows[kept], minlength=len(rows)))]
         return Ragged(events.values[kept], offsets.astype(np.int64))
+
+    def _ends(self, part: Part) -> NDArray[np.integer]:
+        """(S,) events before it belong to the part."""
+        if part == "all":
+            return self.sequences.lengths
+        if part == "training":
+            return self.train_end
+        ends = np.where(self.valid_start < self.test_start, self.test_start, self.train_end)
+        cut = self.manifest.get("split", {}).get("test_cut_microseconds")
+        if cut is None or self.times is None:
+            return ends
+        # Where targets are of some types only, other events of the test period come before the first of them.
+        earlier = np.r_[0, np.cumsum(self.times < cut)][self.sequences.offsets]
+        within: NDArray[np.int64] = np.minimum(ends, np.diff(earlier))
+        return within
 
     def _marks(self, split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(S,) where the events of a split begin and end in each sequence.

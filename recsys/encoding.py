@@ -56,7 +56,7 @@ def encode_histories(
 
     Args:
         model: an encoder in evaluation mode on `device`.
-        histories: B ragged rows, none of them empty.
+        histories: B ragged rows.
         device: where the model is.
     """
     recent = histories.last(model.max_history)
@@ -86,7 +86,7 @@ def encode_histories(
 
 def _batches(lengths: NDArray[np.int64], longest: int) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Rows to encode together, and the width they are padded to."""
-    widths = np.minimum(-(-lengths // WIDTH_STEP) * WIDTH_STEP, longest)
+    widths = np.minimum(-(-np.maximum(lengths, 1) // WIDTH_STEP) * WIDTH_STEP, longest)
     for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
         step = max(TOKENS_PER_BATCH // width // ROW_STEP, 1) * ROW_STEP

@@ -20,16 +20,17 @@ from recsys.beyond import Features, attribute_features, beyond_accuracy, vector_
 from recsys.bootstrap import Bootstrap, Interval
 from recsys.bundle import Bundle
 from recsys.cold import Candidates, asked_among, candidate_mask, trained_metrics
+from recsys.config import ExperimentConfig
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
 from recsys.metrics import LARGEST_CUTOFF, user_metrics
-from recsys.models import SCORES_COLD, TEXT_ENCODERS, check_has_answers
+from recsys.models import ANSWERS_SEEN, SCORES_COLD, TEXT_ENCODERS, check_has_answers
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
 from recsys.models.recformer import for_catalogue
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
-from recsys.ranking import Scorer, chunks, encoder_input, rank_all, score_function
+from recsys.ranking import Scorer, chunks, rank_all, score_function
 from recsys.sequences import Ragged
 from recsys.slices import Slices, user_slices
 
@@ -38,7 +39,6 @@ __all__ = [
     "Protocol",
     "Scorer",
     "chunks",
-    "encoder_input",
     "evaluate",
     "evaluate_bundle",
     "metric_lines",
@@ -271,14 +271,19 @@ def evaluate_bundle(
     A model that reads text is measured on any other catalogue too, which it encodes first.
 
     Raises:
-        InputError: the bundle has seen the targets (`train --final`), was trained on other data or has
-            nothing to say under `exclude_seen`, or the split is unknown.
+        InputError: the bundle has seen the targets (`train --final`, `training.fit`), was trained on other
+            data or has nothing to say under `exclude_seen`, or the split is unknown.
     """
     part = split_named(split)
     if bundle.manifest["trained_on"] == "all":
         raise InputError(
             f"{bundle.folder} was fitted on all events, the {split} targets included (train --final): "
             "measuring it on them says nothing; evaluate the bundle of the run without --final"
+        )
+    if part == "valid" and bundle.manifest["trained_on"] == "training+validation":
+        raise InputError(
+            f"{bundle.folder} was fitted on the validation targets too (training.fit): measure it on the "
+            "test split (--split test)"
         )
     model = bundle.model
     if bundle.config.model.name in TEXT_ENCODERS and data.vocabulary.hash != bundle.vocabulary.hash:
@@ -298,6 +303,14 @@ def evaluate_bundle(
         scores_cold=bundle.config.model.name in SCORES_COLD,
         candidates=candidates,
     )
+
+
+def removes_seen(config: ExperimentConfig) -> bool:
+    """Whether items of the history are taken out where nobody says: not where targets are of some types only.
+
+    What one has looked at is what one buys. A model that answers with seen items alone keeps them too.
+    """
+    return config.model.name not in ANSWERS_SEEN and config.split.targets is None
 
 
 def check_trained_on(bundle: Bundle, data: PreparedData) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,25 +14,27 @@ import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
 from recsys.config import EncoderConfig, ExperimentConfig, RecformerConfig, setting_differences, shown_uri
-from recsys.dataset import PreparedData, Split
+from recsys.dataset import Part, PreparedData, Split, Targets
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
-from recsys.evaluation import evaluate
-from recsys.history import HISTORY_FILE, append_epoch, read_history
+from recsys.evaluation import evaluate, removes_seen
+from recsys.history import append_epoch, read_history
 from recsys.index import build_index
-from recsys.models import ANSWERS_SEEN, COUNTING, SCORES_COLD, fit_counting
+from recsys.models import COUNTING, SCORES_COLD, build_encoder, fit_counting
 from recsys.models.protocol import Model
 from recsys.models.recformer import stage_epochs
+from recsys.models.transformer import Transformer
 from recsys.processes import Processes
 from recsys.recformer_fit import fit_recformer
+from recsys.recipe import decided, settled
+from recsys.registry import resolve_bundle
 from recsys.report import write_report
+from recsys.run_state import CHECKPOINTS, RunState
 from recsys.sequences import Ragged
 from recsys.text.backbone import resolved
 from recsys.tracking import TrackedRun, track_run
-from recsys.training import Fitted, OnEpoch, fit_encoder
-
-STATE_FILE = "run.json"
-CHECKPOINTS = "checkpoints"
+from recsys.training import Fitted, OnEpoch, checked_steps, fit_encoder
+from recsys.warm_start import WarmStart
 
 Say = Callable[[str], None]
 
@@ -62,7 +62,12 @@ class Trained:
 
 
 def train(
-    config: ExperimentConfig, *, resume: bool = False, final: bool = False, say: Say = lambda line: None
+    config: ExperimentConfig,
+    *,
+    resume: bool = False,
+    final: bool = False,
+    from_bundle: Path | str | None = None,
+    say: Say = lambda line: None,
 ) -> Trained:
     """Train what the configuration says, and leave a bundle in `config.output_path`.
 
@@ -71,35 +76,46 @@ def train(
         resume: continue an interrupted training from its last finished epoch.
         final: fit all events, validation and test included, for as many epochs as validation chose in an
             earlier run of the same configuration: what one deploys. Its folder is `final` below the run's.
+        from_bundle: start from the weights of this bundle (a folder, `runs:/` or `models:/`), by item id.
         say: called with a line for each stage.
 
     Raises:
         InputError: the data is not prepared, there is nothing to take the epochs from, or what is there to
-            resume was made by another configuration or from other data; or torchrun started several
-            processes and this is not the first.
+            resume was made by another configuration or from other data; the bundle to start from does not
+            fit (see `WarmStart.checked`); or torchrun started several processes and this is not the first.
     """
     if Processes.launched().rank > 0:
         raise InputError("only the first process of a training keeps its result; the others call `assist`")
-    config = _with_sizes(config)
-    data, folder, chosen = _opened(config, final=final)
-    state = _State.open(folder, config, data, resume=resume)
+    given = config
+    opened = _Opened.by(given, final=final, from_bundle=from_bundle)
+    config, data, folder, chosen = opened.config, opened.data, opened.folder, opened.chosen
+    if isinstance(config.model, EncoderConfig):  # before the folder's earlier training is cleared away
+        checked_steps(config.model, config.training, opened.training(), len(data.vocabulary))
+        opened.validation()
+    state = RunState.open(folder, _fingerprint(config, data, opened.start), resume=resume)
     name = f"{config.model.name} (final)" if final else config.model.name
     with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
         state.keep(run.run_id)
         say(f"training {name} on {data.path}; run {run.run_id} at {shown_uri(config.tracking.uri)}")
+        if choices := decided(given, config):
+            say(f"chosen by the data: {choices}")
+        if opened.start:
+            say(opened.start.summary(data))
         started_at, started = datetime.now(UTC), time.perf_counter()
-        model, best_epoch = _fit(config, data, folder, run, resume=resume, chosen=chosen, say=say)
+        model, best_epoch = _fit(config, opened, run, resume=resume, say=say)
         seconds = time.perf_counter() - started
-        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config.model.name)
+        part = opened.part
+        metrics = chosen.manifest["metrics"] if chosen else _measure(model, data, config, part)
         bundle = save_bundle(
             folder / "bundle",
             config=config,
             model=model,
             data=data,
             metrics=metrics,
-            trained_on="all" if final else "training",
+            trained_on=part,
             best_epoch=best_epoch,
             training=TrainingRecord(environment=environment(), started_at=started_at, seconds=seconds),
+            started_from=opened.start.record if opened.start else None,
         )
         _index(bundle, data, config, say)
         run.log_metrics({**metrics, "train_seconds": seconds})
@@ -113,7 +129,13 @@ def train(
     return Trained(bundle, run.run_id, model_version, best_epoch, metrics, seconds)
 
 
-def assist(config: ExperimentConfig, *, resume: bool = False, final: bool = False) -> None:
+def assist(
+    config: ExperimentConfig,
+    *,
+    resume: bool = False,
+    final: bool = False,
+    from_bundle: Path | str | None = None,
+) -> None:
     """Train beside the first process of a training by torchrun, which calls `train` and keeps the result.
 
     Raises:
@@ -121,68 +143,115 @@ def assist(config: ExperimentConfig, *, resume: bool = False, final: bool = Fals
     """
     if config.model.name in COUNTING:
         raise InputError(f"model `{config.model.name}` counts and is not trained; start one process for it")
-    config = _with_sizes(config)
-    data, folder, chosen = _opened(config, final=final)
-    _fit_encoder(config, data, folder, resume=resume, chosen=chosen)
+    opened = _Opened.by(config, final=final, from_bundle=from_bundle)
+    _fit_encoder(opened.config, opened, resume=resume)
 
 
-def _with_sizes(config: ExperimentConfig) -> ExperimentConfig:
-    """The experiment with the sizes of the backbone that it names, if it names one."""
-    if not isinstance(config.model, RecformerConfig):
-        return config
-    return config.model_copy(update={"model": resolved(config.model)})
+@dataclass(frozen=True)
+class _Opened:
+    """What a training opens.
 
+    Attributes:
+        config: the experiment, with what it left open decided.
+        data: what it is trained on.
+        folder: of the run.
+        chosen: the bundle whose validation chose the epochs of a final run; None for all others.
+        start: what its weights start from; None for fresh ones.
+    """
 
-def _opened(config: ExperimentConfig, *, final: bool) -> tuple[PreparedData, Path, Bundle | None]:
-    """The data, the folder of the run, and for a final run the bundle whose validation chose its epochs."""
-    data = PreparedData.load(config.prepared_path)
-    check_settings(config, data)
-    if not final:
-        return data, config.output_path, None
-    return data, config.output_path / "final", _chosen_by_validation(config, data)
+    config: ExperimentConfig
+    data: PreparedData
+    folder: Path
+    chosen: Bundle | None
+    start: WarmStart | None
+
+    @classmethod
+    def by(cls, config: ExperimentConfig, *, final: bool, from_bundle: Path | str | None) -> _Opened:
+        data = PreparedData.load(config.prepared_path)
+        check_settings(config, data)
+        found, start = None, None
+        if from_bundle is not None:
+            found = Bundle.load(resolve_bundle(str(from_bundle), config.tracking.uri))
+            if found.folder.resolve().is_relative_to(config.output_path.resolve()):
+                raise InputError(
+                    f"{from_bundle} stands in {config.output_path}, which this training would write over; "
+                    "set `output` to another folder"
+                )
+        if isinstance(config.model, RecformerConfig):
+            config = config.model_copy(update={"model": resolved(config.model)})
+        config = settled(config, data, like=found.config.model if found else None)
+        if found:
+            start = WarmStart.checked(found, str(from_bundle), config, data)
+        if not final:
+            return cls(config, data, config.output_path, None, start)
+        chosen = _chosen_by_validation(config, data, start)
+        return cls(config, data, config.output_path / "final", chosen, start)
+
+    @property
+    def part(self) -> Part:
+        """The events that the model is fitted to: all of them where an earlier run chose the epochs."""
+        return "all" if self.chosen else self.config.training.fit
+
+    def training(self) -> Ragged:
+        """These events, with their weights."""
+        return self.data.training(self.part, weights=self.config.training.event_weights)
+
+    def validation(self) -> Targets | None:
+        """What chooses the epoch; None where the model is fitted to it.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.part != "training":
+            return None
+        targets = self.data.targets("valid")
+        if not len(targets.rows):
+            raise InputError(
+                f"{self.data.path} has no validation target, which early stopping needs; prepare it with a "
+                "split that holds some out, or set training.fit to training+validation"
+            )
+        return targets
 
 
 def _fit_encoder(
     config: ExperimentConfig,
-    data: PreparedData,
-    folder: Path,
+    opened: _Opened,
     *,
     resume: bool,
-    chosen: Bundle | None,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
     say: Say = lambda line: None,
 ) -> Fitted:
     """The encoder, fitted to the training part, or to everything when an earlier run chose the epochs."""
+    data, chosen, start = opened.data, opened.chosen, opened.start
     assert isinstance(config.model, EncoderConfig)
-    validation = None if chosen else data.targets("valid")
-    if validation is not None and not len(validation.rows):
-        raise InputError(
-            f"{data.path} has no validation target, which early stopping needs; prepare it with a split "
-            "that holds some out"
-        )
-    training = data.sequences if chosen else data.training()
+    training = opened.training()
     if isinstance(config.model, RecformerConfig):
         return fit_recformer(
             config.model,
             config.training,
             items=data.items,
             training=training,
-            validation=validation,
-            checkpoints=folder / CHECKPOINTS,
+            validation=opened.validation(),
+            checkpoints=opened.folder / CHECKPOINTS,
             resume=resume,
             stop_epochs=stage_epochs(chosen.model) if chosen else None,
             on_epoch=on_epoch,
             say=say,
         )
+
+    def first_weights(model: EncoderConfig, n_items: int) -> Transformer:
+        return start.encoder(model, data, training) if start else build_encoder(model, n_items)
+
     return fit_encoder(
         config.model,
         config.training,
         training=training,
         n_items=len(data.vocabulary),
-        validation=validation,
-        checkpoints=folder / CHECKPOINTS,
+        validation=opened.validation(),
+        checkpoints=opened.folder / CHECKPOINTS,
         resume=resume,
         stop_epoch=chosen.manifest["best_epoch"] if chosen else None,
+        start=first_weights,
         on_epoch=on_epoch,
     )
 
@@ -191,7 +260,8 @@ def _report(run: TrackedRun, bundle: Path, file: Path, data: PreparedData, say: 
     """Write the report and record it; a training that is done does not fail for want of a page about it."""
     say("measuring the baselines for the report")
     try:
-        run.log_file(write_report(bundle, file, data=data.path))
+        kept = Bundle.load(bundle).config
+        run.log_file(write_report(bundle, file, data=data.path, exclude_seen=removes_seen(kept)))
     except Exception as error:
         say(f"note: no report was written: {type(error).__name__}: {error}; try `recsys report {bundle}`")
         return
@@ -199,36 +269,29 @@ def _report(run: TrackedRun, bundle: Path, file: Path, data: PreparedData, say: 
 
 
 def _fit(
-    config: ExperimentConfig,
-    data: PreparedData,
-    folder: Path,
-    run: TrackedRun,
-    *,
-    resume: bool,
-    chosen: Bundle | None,
-    say: Say,
+    config: ExperimentConfig, opened: _Opened, run: TrackedRun, *, resume: bool, say: Say
 ) -> tuple[Model, int | None]:
     """The model and, of an encoder, its best epoch."""
     if config.model.name in COUNTING:
-        training, times = data.training(), data.training_times()
-        if chosen:
-            training, times = data.sequences, data.times
+        data, part = opened.data, opened.part
+        training, times = data.training(part), data.training_times(part)
         return fit_counting(config.model, training, times, len(data.vocabulary), data.items), None
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        append_epoch(folder, epoch, metrics)
+        append_epoch(opened.folder, epoch, metrics)
         run.log_epoch(epoch, metrics)
 
-    fitted = _fit_encoder(config, data, folder, resume=resume, chosen=chosen, on_epoch=on_epoch, say=say)
+    fitted = _fit_encoder(config, opened, resume=resume, on_epoch=on_epoch, say=say)
     if fitted.processes > 1:
         say(f"trained by {fitted.processes} processes")
     return fitted.encoder, fitted.best_epoch
 
 
-def _measure(model: Model, data: PreparedData, name: str) -> dict[str, float]:
-    """Full-ranking metrics of both splits; a split without targets has none."""
-    splits: tuple[Split, ...] = ("valid", "test")
-    rules: dict[str, Any] = {"exclude_seen": name not in ANSWERS_SEEN, "scores_cold": name in SCORES_COLD}
+def _measure(model: Model, data: PreparedData, config: ExperimentConfig, part: Part) -> dict[str, float]:
+    """Full-ranking metrics of the splits that the model has not seen; a split without targets has none."""
+    name = config.model.name
+    splits: tuple[Split, ...] = ("valid", "test") if part == "training" else ("test",)
+    rules: dict[str, Any] = {"exclude_seen": removes_seen(config), "scores_cold": name in SCORES_COLD}
     return {
         f"{split}_{metric}": value
         for split in splits
@@ -254,7 +317,7 @@ def index_queries(data: PreparedData) -> Ragged:
     return histories if len(histories) else data.sequences.take(np.flatnonzero(data.sequences.lengths))
 
 
-def _chosen_by_validation(config: ExperimentConfig, data: PreparedData) -> Bundle:
+def _chosen_by_validation(config: ExperimentConfig, data: PreparedData, start: WarmStart | None) -> Bundle:
     """The bundle of the same experiment whose validation chose the number of epochs."""
     folder = config.output_path / "bundle"
     remedy = "run `recsys train` on it without --final first"
@@ -263,6 +326,12 @@ def _chosen_by_validation(config: ExperimentConfig, data: PreparedData) -> Bundl
     bundle = Bundle.load(folder)
     if _fingerprint(bundle.config, data) != _fingerprint(config, data):
         raise InputError(f"{folder} was trained with other model or training settings; {remedy}")
+    former = (bundle.manifest.get("started_from") or {}).get("model_version")
+    if former != (start and start.bundle.model_version):
+        raise InputError(
+            f"{folder} was started from {former or 'fresh weights'}, not from "
+            f"{start.bundle.model_version if start else 'fresh weights'}; give --final the same --from"
+        )
     if bundle.manifest["data"]["content_digest"] != data.digest:
         raise InputError(f"{folder} was trained on other data than {data.path} now holds; {remedy}")
     return bundle
@@ -285,45 +354,8 @@ def check_settings(config: ExperimentConfig, data: PreparedData) -> None:
         )
 
 
-def _fingerprint(config: ExperimentConfig, data: PreparedData) -> str:
+def _fingerprint(config: ExperimentConfig, data: PreparedData, start: WarmStart | None = None) -> str:
     """Hash of everything that the trained weights depend on."""
     parts = [config.model.model_dump_json(), config.training.model_dump_json(), data.digest]
+    parts += [start.bundle.model_version] if start else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@dataclass
-class _State:
-    """What a run folder remembers for `--resume`: the MLflow run and what it was made from."""
-
-    file: Path
-    fingerprint: str
-    run_id: str | None = None
-
-    @classmethod
-    def open(cls, folder: Path, config: ExperimentConfig, data: PreparedData, *, resume: bool) -> _State:
-        """The folder's state; a new one unless there is a training to resume."""
-        state = cls(folder / STATE_FILE, _fingerprint(config, data))
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            # In this order: a checkpoint must never outlive the record of what it was made from.
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            (folder / HISTORY_FILE).unlink(missing_ok=True)
-            state.file.unlink(missing_ok=True)
-            return state
-        if not state.file.exists():
-            raise InputError(f"{folder} holds no training to resume; train without --resume")
-        stored: dict[str, Any] = json.loads(state.file.read_text(encoding="utf-8"))
-        if stored["fingerprint"] != state.fingerprint:
-            raise InputError(
-                f"the training in {folder} was started with other model or training settings, or on other "
-                "data; resume with the same, or train without --resume"
-            )
-        state.run_id = stored["run_id"]
-        return state
-
-    def keep(self, run_id: str) -> None:
-        """Remember the run, before its first epoch."""
-        content = json.dumps({"run_id": run_id, "fingerprint": self.fingerprint})
-        draft = self.file.with_suffix(".tmp")
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(self.file)

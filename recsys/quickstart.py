@@ -15,14 +15,8 @@ from recsys.models import fit_counting
 from recsys.recommender import Recommender
 from recsys.vocabulary import ItemId
 
-SAMPLE_MODEL = {
-    "name": "bert4rec",
-    "max_length": 20,
-    "mask_prob": 0.5,
-    "last_item_prob": 0.2,
-    "dropout": 0.0,
-}
-SAMPLE_TRAINING = {"epochs": 25, "batch_size": 64, "learning_rate": 2e-3, "validate_every": 5}
+SAMPLE_MODEL = {"name": "bert4rec", "max_length": 20, "mask_prob": 0.5, "dropout": 0.0, "read": "mask"}
+SAMPLE_TRAINING = {"epochs": 25, "batch_size": 64, "validate_every": 5}
 
 
 def configuration(out: Path) -> ExperimentConfig:

@@ -1,9 +1,7 @@
 """Where targets stand in a model's ranking, and the head of that ranking, in blocks of users.
 
-No (users, items) matrix is ever held: a block has at most `CELLS_PER_CHUNK` scores. The first K items of a
-row are found without sorting or comparing the whole row: one pass takes the maximum of each group of 64
-items, the K best items lie in the K groups with the best maxima, and those alone are ordered. A target's rank
-is counted in the same K items, and over the whole row only where the target is tied with the last of them.
+No (users, items) matrix is ever held: a block has at most `CELLS_PER_CHUNK` scores. A target's rank is
+counted in the first K items of its row, and over the whole row only where it is tied with the last of them.
 
 Shapes: `T` users, `B` users of a block, `V` items, `D` width, `K` listed items, `E` targets of all users.
 """
@@ -18,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys.dataset import Targets
+from recsys.encoding import encode_histories
 from recsys.errors import InputError
 from recsys.metrics import BEYOND, Counts
 from recsys.models.protocol import CountingModel, Encoder, Model
@@ -59,26 +58,19 @@ class Ranks:
         return replace(self, above=above, level=level)
 
 
-def score_function(model: Model, device: str = "cpu") -> Scorer:
+def score_function(model: Model, device: str | torch.device = "cpu") -> Scorer:
     """Dense scores of a model: B histories -> (B, V) float32, column j is item j+1."""
     if isinstance(model, CountingModel):
         return lambda histories: model.prior + model.scores(histories).toarray()
     table_VD = model.item_table().detach().to(device)
 
     def score(histories: Ragged) -> NDArray[np.float32]:
+        vectors_BD = torch.from_numpy(encode_histories(model, histories, device)).to(device)
         with torch.inference_mode():
-            vectors_BD = model.encode(encoder_input(model, histories, device))
-            scores: NDArray[np.float32] = (vectors_BD @ table_VD.T).float().cpu().numpy()
+            scores: NDArray[np.float32] = (vectors_BD @ table_VD.float().T).cpu().numpy()
         return scores
 
     return score
-
-
-def encoder_input(model: Encoder, histories: Ragged, device: str = "cpu") -> torch.Tensor:
-    """(B, L) int64 newest items of each history, padded on the left, L >= 1 also when all are empty."""
-    newest = histories.last(model.max_history)
-    matrix_BL = newest.padded(max(int(newest.lengths.max(initial=1)), 1))
-    return torch.from_numpy(matrix_BL.astype(np.int64)).to(device)
 
 
 def chunks(targets: Targets, n_items: int) -> Iterator[NDArray[np.int64]]:
@@ -117,7 +109,7 @@ def score_blocks(
     blocks = list(chunks(targets, n_items))
     scores_BV = torch.empty(len(blocks[0]) if blocks else 0, n_items)
     for group in _groups(blocks, ENCODED_AT_ONCE):
-        vectors = _encoded(model, targets.histories.take(np.concatenate(group)))
+        vectors = torch.from_numpy(encode_histories(model, targets.histories.take(np.concatenate(group))))
         start = 0
         for places in group:
             rows = scores_BV[: len(places)]
@@ -197,16 +189,3 @@ def _groups(blocks: list[NDArray[np.int64]], size: int) -> Iterator[list[NDArray
     each = max(size // len(blocks[0]), 1) if blocks else 1
     for start in range(0, len(blocks), each):
         yield blocks[start : start + each]
-
-
-def _encoded(model: Encoder, histories: Ragged) -> torch.Tensor:
-    """(B, D) float32 vectors, encoded in batches that are bounded in tokens."""
-    longest = max(min(int(histories.lengths.max(initial=1)), model.max_history), 1)
-    step = max((1 << 16) // longest, 1)
-    parts = [
-        model.encode(
-            encoder_input(model, histories.take(np.arange(start, min(start + step, len(histories)))))
-        )
-        for start in range(0, len(histories), step)
-    ]
-    return torch.cat(parts).float().contiguous()

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from recsys.checkpoints import BEST, LAST, ran_out_of_patience
 from recsys.config import RecformerConfig, TrainingConfig
 from recsys.dataset import Targets
 from recsys.models.recformer import Recformer, build_recformer, sentences_of
@@ -24,20 +25,11 @@ from recsys.progress import epoch_reporter
 from recsys.recformer_training import FineTuning, PreTraining
 from recsys.schema import ITEM_ID
 from recsys.sequences import Ragged
-from recsys.steps import Steps
 from recsys.text.attributes import text_columns
 from recsys.text.backbone import Backbone
 from recsys.text.tokens import ItemTokenizer
 from recsys.torch_settings import cpu_threads, quiet_lightning, seeded
-from recsys.training import (
-    LAST_CHECKPOINT,
-    Fitted,
-    OnEpoch,
-    _check_device,
-    _Progress,
-    _ran_out_of_patience,
-    _trainer,
-)
+from recsys.training import Fitted, OnEpoch, Progress, checked_steps, make_trainer
 
 
 def fit_recformer(
@@ -72,9 +64,7 @@ def fit_recformer(
     """
     started = time.perf_counter()
     processes = Processes.launched()
-    _check_device(config, processes)
-    steps = Steps(training, len(items), model_config, config)
-    steps.check_shares(processes.total)
+    steps = checked_steps(model_config, config, training, len(items))
     with seeded(config.seed), cpu_threads(config.threads), quiet_lightning():
         model, notes = make_recformer(model_config, items)
         for note in notes:
@@ -178,16 +168,16 @@ def _run(
 ) -> _Stage:
     """Run the trainer, or go on from the stage's last checkpoint."""
     config, validates = module.config, module.validation is not None
-    last, best = folder / LAST_CHECKPOINT, folder / "best.ckpt"
+    last, best = (folder / f"{name}.ckpt" for name in (LAST, BEST))
     first = processes.rank == 0
     if first and not resume:
         last.unlink(missing_ok=True)
         best.unlink(missing_ok=True)
     with epoch_reporter(stop_epoch or config.epochs) if first else contextlib.nullcontext() as report:
-        progress = _Progress(report, on_epoch) if report else Callback()
-        trainer = _trainer(config, folder, processes, validates, stop_epoch, progress)
+        progress = Progress(report, on_epoch) if report else Callback()
+        trainer = make_trainer(config, folder, processes, validates, stop_epoch, progress)
         goes_on = resume and last.exists()
-        if not (goes_on and _ran_out_of_patience(last)):
+        if not (goes_on and ran_out_of_patience(last)):
             trainer.fit(module, ckpt_path=str(last) if goes_on else None)
     ended = torch.load(last, map_location="cpu", weights_only=True)
     chosen = torch.load(best, map_location="cpu", weights_only=True) if validates else ended

@@ -75,21 +75,17 @@ class FineTuning(EncoderTraining):
         if not self.frozen_table:
             self.model.refresh()
 
-    def training_step(self, step: Step, batch_idx: int) -> torch.Tensor:
-        """Mean loss, weighted as in `EncoderTraining.training_step`."""
-        loss = self.loss(step) * (len(step.targets_T) * self.trainer.world_size / step.asked)
-        self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=step.asked)
-        return loss
-
     def loss(self, step: Step) -> torch.Tensor:
         """Of the histories' vectors against the table."""
         vectors_BD = self.vectors(self.model.stream(*newest_first(step)))
-        return LOSSES[self.config.loss](self, vectors_BD / self.model.temperature, step)
+        inputs = (vectors_BD / self.model.temperature, *self.outputs(step.rows_U))
+        return LOSSES[self.config.loss](self, inputs, step)
 
-    def outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(V+2, D) table with rows for PAD and MASK, and (V+2,) biases, -inf for these."""
-        bias_V = self.model.item_vectors.new_zeros(self.model.n_items)
-        return F.pad(self.model.item_vectors, (0, 0, 1, 1)), F.pad(bias_V, (1, 1), value=-torch.inf)
+    def outputs(self, rows_U: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(V+2, D) table with rows for PAD and MASK, and (V+2,) biases, -inf for these; or some rows."""
+        table_VD = F.pad(self.model.item_vectors, (0, 0, 1, 1))
+        bias_V = F.pad(table_VD.new_zeros(self.model.n_items), (1, 1), value=-torch.inf)
+        return (table_VD, bias_V) if rows_U is None else (table_VD[rows_U], bias_V[rows_U])
 
     def vectors(self, stream: Stream) -> torch.Tensor:
         """(B, D) vectors of length 1."""
@@ -140,7 +136,7 @@ class PreTraining(FineTuning):
         """Contrastive loss and that of masked tokens, by their weight."""
         stream = self.model.stream(*newest_first(step))
         histories_BD = self.vectors(stream)
-        items_BD = self.vectors(self.model.item_stream(step.targets_T))
+        items_BD = self.vectors(self.model.item_stream(step.items(step.targets_T)))
         loss = in_batch_softmax(histories_BD / self.model.temperature, items_BD, step.targets_T)
         return loss + self.mask_weight * self.masked_loss(stream) if self.mask_weight else loss
 
@@ -184,7 +180,7 @@ def newest_first(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
     inside = step.owner_RL >= 0
     owner_E = step.owner_RL[inside]
     order = torch.argsort(owner_E * step.items_RL.numel() + step.positions_RL[inside])
-    return step.items_RL[inside][order], torch.bincount(owner_E)
+    return step.items(step.items_RL[inside][order]), torch.bincount(owner_E)
 
 
 def in_batch_softmax(

@@ -295,10 +295,12 @@ def _better(candidate: _Side, champion: _Side, metric: str, tracking_uri: str) -
         )
     from recsys.bundle import Bundle
     from recsys.compare import compare_bundles
+    from recsys.evaluation import removes_seen
 
     a, b = (Bundle.load(resolve_bundle(side.uri, tracking_uri)) for side in (champion, candidate))
     try:
-        found = compare_bundles(a, b, metrics=[metric])
+        removed = removes_seen(a.config) and removes_seen(b.config)
+        found = compare_bundles(a, b, metrics=[metric], exclude_seen=removed)
     except InputError as error:  # no prepared data here, or another; a final bundle
         return _better_as_stored(candidate, champion, metric, str(error))
     return found.differences[metric].low > 0, f"{found.verdict(metric)} on the same {found.users:,} users"

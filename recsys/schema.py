@@ -17,6 +17,7 @@ SEQUENCE = "sequence"  # original user or playlist id
 ITEM = "item"  # original item id
 TIME = "time"  # int64 microseconds since 1970 UTC; null where the log has no time
 RATING = "rating"  # float64, only where the log has one
+EVENT = "event"  # type of the event, a string; only where the log has one
 ROW = "row"  # int64 position in the log: the tie-break of every order
 POSITION = "position"  # int32 place of the event in its sequence, from 0
 
@@ -33,10 +34,13 @@ ITEM_RECENT = "recent"  # int64 events in its last days; in a bundle only, for t
 RESERVED_ITEM_COLUMNS = (ITEM_INDEX, ITEM_ID, ITEM_COUNT, ITEM_RECENT)
 
 # Columns of sequences.parquet. Events [0, train_end) are training; [valid_start, test_start) are the
-# validation targets and [test_start, n) the test targets; what stands before a target is its history.
+# validation targets and [test_start, n) the test targets; what stands before a target is its history. Where
+# the split names types of targets, valid_start and test_start are each at the first target of its part, and
+# events of other types after it are none.
 SEQUENCE_ID = "id"  # original user or playlist id, in its original type
 ITEMS = "items"  # large_list<int32> item indices, in order
 TIMES = "times"  # large_list<int64> microseconds since 1970 UTC, or null
+EVENTS = "events"  # large_list<int8> place of each event's type in the manifest's `event_types`; or absent
 TRAIN_END = "train_end"  # int32
 VALID_START = "valid_start"  # int32
 TEST_START = "test_start"  # int32

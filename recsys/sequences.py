@@ -21,10 +21,12 @@ class Ragged:
     Attributes:
         values: (E,) int32 item indices.
         offsets: (S+1,) int64, from 0 to E, never falling.
+        weights: (E,) float32 weight of each event as a target of training; None where all weigh 1.
     """
 
     values: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, rows: Sequence[ArrayLike]) -> Ragged:
@@ -33,6 +35,15 @@ class Ragged:
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
         return cls(np.concatenate([*arrays, np.empty(0, np.int32)]), offsets)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The sequences of all parts, in their order."""
+        offsets = np.zeros(sum(map(len, parts)) + 1, dtype=np.int64)
+        np.cumsum(np.concatenate([part.lengths for part in parts]), out=offsets[1:])
+        weights = [part.weights for part in parts if part.weights is not None]
+        weighted = np.concatenate(weights) if len(weights) == len(parts) else None
+        return cls(np.concatenate([part.values for part in parts]), offsets, weighted)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -50,13 +61,28 @@ class Ragged:
         """(E,) the sequence that each event belongs to."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """(E,) events that weigh more than 0."""
+        return np.ones(len(self.values), dtype=np.bool_) if self.weights is None else self.weights > 0
+
+    def up_to_counted(self) -> Ragged:
+        """Each sequence up to its last event that weighs more than 0; as it is where none does."""
+        if self.weights is None:
+            return self
+        places = np.arange(1, len(self.values) + 1) - self.offsets[self.rows]
+        lengths = np.zeros(len(self), dtype=np.int64)
+        np.maximum.at(lengths, self.rows, np.where(self.counted, places, 0))
+        return self.first(np.where(lengths > 0, lengths, self.lengths))
+
     def slices(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Ragged:
         """Copy of `values[starts[i]:stops[i]]` for every i, as a ragged pair of its own (no Python loop)."""
         lengths = np.maximum(stops - starts, 0)
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return Ragged(self.values[places], offsets)
+        weights = None if self.weights is None else self.weights[places]
+        return Ragged(self.values[places], offsets, weights)
 
     def take(self, rows: ArrayLike) -> Ragged:
         """The sequences `rows`, in that order."""

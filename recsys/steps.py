@@ -4,7 +4,7 @@ Everything here is numpy on whole batches; a step's arrays are a function of the
 never of the number of processes.
 
 Shapes: `B` sequences of a step, `R` rows, `L` columns, `T` places that are asked, `Q` of a row at most, `n`
-negatives, `V` items.
+negatives, `V` items, `U` rows of the item embedding that a step uses.
 """
 
 from __future__ import annotations
@@ -20,47 +20,81 @@ from recsys.batching import Packed, number_of_batches, shuffled_batches, windows
 from recsys.config import EncoderConfig, TrainingConfig
 from recsys.errors import InputError
 from recsys.objectives import OBJECTIVES, Examples
+from recsys.schema import PAD
 from recsys.sequences import Ragged
 
 
 class Step(NamedTuple):
     """What one process reads in one step.
 
+    With negatives, items are numbers of rows in `rows_U`: what is computed, and what the optimizer then
+    changes, follows the items of the step, not those of the catalogue.
+
     Attributes:
         items_RL: int64 item indices, MASK at the hidden places, PAD where no sequence stands.
         positions_RL: int64 distance from the end of the sequence.
         owner_RL: int64 sequence of the step that a column belongs to; -1 at padding.
+        causal_RL: bool, columns that see only themselves and what came before.
         asking_RQ: int64 columns of each row that are asked, filled up to equal numbers.
         places_T: int64 row * Q + number of the places that are asked, filled up to a multiple of 32.
         targets_T: int64 item indices, the answers there.
         negatives_n: int64 item indices that all processes share; empty for the full softmax.
-        asked: places asked in the whole step, of all processes.
+        asked: sum of the weights of the places asked in the whole step, of all processes; where all weigh 1
+            their number.
+        rows_U: int64 rows of the item embedding that any process uses in the step, rising, PAD and MASK among
+            them; None for the full softmax, where items are rows of the whole.
+        weights_T: float32 weights of these places; None where all weigh 1.
     """
 
     items_RL: torch.Tensor
     positions_RL: torch.Tensor
     owner_RL: torch.Tensor
+    causal_RL: torch.Tensor
     asking_RQ: torch.Tensor
     places_T: torch.Tensor
     targets_T: torch.Tensor
     negatives_n: torch.Tensor
-    asked: int
+    asked: float
+    rows_U: torch.Tensor | None
+    weights_T: torch.Tensor | None
 
     @classmethod
-    def of(cls, examples: Examples, negatives: NDArray[np.int64], asked: int) -> Step:
+    def of(
+        cls,
+        examples: Examples,
+        negatives: NDArray[np.int64],
+        asked: float,
+        rows: NDArray[np.int64] | None = None,
+    ) -> Step:
         """Pack examples into rows."""
+
+        def numbers(items: NDArray[np.integer]) -> NDArray[np.int64]:
+            return items.astype(np.int64) if rows is None else np.searchsorted(rows, items)
+
         packed = Packed.rows(examples.read.lengths)
         asking, places = packed.asking(examples.asked)
         return cls(
-            torch.from_numpy(packed.spread(examples.read.values)),
-            torch.from_numpy(packed.positions()),
+            torch.from_numpy(packed.spread(numbers(examples.read.values))),
+            torch.from_numpy(packed.positions(examples.ahead)),
             torch.from_numpy(packed.owners()),
+            torch.from_numpy(packed.marked(examples.causal)),
             torch.from_numpy(asking),
             torch.from_numpy(places),
-            torch.from_numpy(examples.answers[examples.asked].astype(np.int64)),
-            torch.from_numpy(negatives),
+            torch.from_numpy(numbers(examples.answers[examples.asked])),
+            torch.from_numpy(numbers(negatives)),
             asked,
+            None if rows is None else torch.from_numpy(rows),
+            None if examples.weights is None else torch.from_numpy(examples.weights[examples.asked]),
         )
+
+    def items(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Item indices of what a step counts in, whichever that is."""
+        return numbers if self.rows_U is None else self.rows_U[numbers]
+
+    @property
+    def own(self) -> float:
+        """Sum of the weights of the places of this process."""
+        return len(self.targets_T) if self.weights_T is None else float(self.weights_T.sum())
 
 
 class Negatives:
@@ -99,16 +133,24 @@ class Steps:
         """Cut the training sequences into windows.
 
         Args:
-            training: S ragged rows of training events.
+            training: S ragged rows of training events; what comes after the last that weighs more than 0, and
+                windows without one that follows another event, teach nothing and are left out.
             n_items: number of items V.
             model: decides the objective and the length of windows.
             config: batch size, negatives and seed.
 
         Raises:
-            InputError: no training sequence has two events, or gBCE has more negatives than items to draw.
+            InputError: no training sequence has two events, or an event that counts as a target after
+                another, or gBCE has more negatives than items to draw.
         """
         self.objective = OBJECTIVES[model.name]
-        self.windows = windows(training, model.max_length + self.objective.unread)
+        cut = windows(training.up_to_counted(), model.max_length + self.objective.unread)
+        self.windows = _with_targets(cut)
+        if not len(self.windows) and training.weights is not None:
+            raise InputError(
+                "no training event that follows another weighs more than 0, so there is nothing to predict; "
+                "give more types a weight in training.event_weights"
+            )
         if not len(self.windows):
             raise InputError(
                 "no training sequence has two events, so there is nothing to predict; prepare longer "
@@ -150,4 +192,20 @@ class Steps:
         for chosen in shuffled_batches(len(self.windows), self.config.batch_size, rng):
             examples = self.objective.make(self.windows.take(chosen), self.model, self.mask, rng)
             own = examples.take(np.arange(rank, len(chosen), processes)) if processes > 1 else examples
-            yield Step.of(own, self.negatives.draw(rng), int(examples.asked.sum()))
+            negatives = self.negatives.draw(rng)
+            rows = None if self.config.loss == "full" else self._rows(examples, negatives)
+            yield Step.of(own, negatives, examples.weight, rows)
+
+    def _rows(self, examples: Examples, negatives: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the item embedding that a step uses, of all processes: their gradients are then added."""
+        answers = examples.answers[examples.asked]
+        return np.unique(np.concatenate([[PAD, self.mask], examples.read.values, answers, negatives]))
+
+
+def _with_targets(windows: Ragged) -> Ragged:
+    """The windows in which an event that weighs more than 0 follows another one."""
+    if windows.weights is None:
+        return windows
+    counted = windows.counted
+    counted[windows.offsets[:-1]] = False  # no window is empty
+    return windows.take(np.unique(windows.rows[counted]))

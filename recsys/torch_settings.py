@@ -46,3 +46,12 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products are done in bfloat16: as asked, and for `auto` where the processor can."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))

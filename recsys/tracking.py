@@ -73,6 +73,15 @@ class TrackedRun:
         """Record final metrics, those of no epoch."""
         self._send(_metrics_sender(self.run_id, metrics, 0))
 
+    def tag(self, **tags: str) -> None:
+        """Record tags; one that is there already is replaced."""
+
+        def send(client: MlflowClient) -> None:
+            for key, value in tags.items():
+                client.set_tag(self.run_id, key, value)
+
+        self._send(send)
+
     def log_curves(self, history: Sequence[Mapping[str, float]]) -> None:
         """Record `curves.png`; the rows are as `recsys.plots.plot_curves` takes them."""
         rows = [dict(row) for row in history]
@@ -158,6 +167,7 @@ def track_run(
     *,
     run_name: str | None = None,
     run_id: str | None = None,
+    parent: str | None = None,
 ) -> Iterator[TrackedRun]:
     """Record a training in MLflow, at `config.tracking`.
 
@@ -169,12 +179,14 @@ def track_run(
         data_manifest: manifest of the prepared data set.
         run_name: shown in MLflow; default: the model's name.
         run_id: continue this run (`--resume`) instead of starting one.
+        parent: id of the run that a new one is shown under.
 
     Raises:
         InputError: at the start, when nothing answers at the tracking URI or there is no such run; at the
             end, when part of the record could not be sent.
     """
-    run = _resume(config, run_id) if run_id else _start(config, data_manifest, run_name or config.model.name)
+    name = run_name or config.model.name
+    run = _resume(config, run_id) if run_id else _start(config, data_manifest, name, parent)
     try:
         yield run
     except BaseException as error:
@@ -204,7 +216,9 @@ def flat_parameters(config: ExperimentConfig) -> dict[str, str]:
     return dict(flatten(config.to_record(), ""))
 
 
-def _start(config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name: str) -> TrackedRun:
+def _start(
+    config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name: str, parent: str | None
+) -> TrackedRun:
     with mlflow_session(config.tracking.uri, create=True) as client:
         from mlflow.entities import Param
 
@@ -217,6 +231,8 @@ def _start(config: ExperimentConfig, data_manifest: Mapping[str, Any], run_name:
         }
         if found.git_commit:
             tags["mlflow.source.git.commit"] = found.git_commit
+        if parent:
+            tags["mlflow.parentRunId"] = parent
         files = artifact_folder(config.tracking.uri)
         experiment = experiment_named(client, config.tracking.experiment or config.name, files)
         check_model_name(config.registered_name)

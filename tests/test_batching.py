@@ -61,7 +61,7 @@ def test_packing_keeps_every_sequence_whole_and_apart(plain: list[int]) -> None:
         assert part[0] // width == part[-1] // width  # within one row
     owners = packed.owners()
     assert (owners[: rows - 3] >= 0).any(axis=1).all()  # hardly a row is empty
-    positions = packed.positions()
+    positions = packed.positions(np.zeros(len(packed.lengths), np.int64))
     for row, length in enumerate(lengths):
         assert positions[owners == row].tolist() == list(range(length - 1, -1, -1))
     values = np.arange(1, lengths.sum() + 1)

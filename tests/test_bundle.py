@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 
-from recsys.bundle import Bundle, save_bundle
+from recsys.bundle import Bundle, _read_config, save_bundle
 from recsys.dataset import PreparedData
 from recsys.encoding import encode_histories
 from recsys.environment import TrainingRecord, environment
@@ -20,7 +21,7 @@ from recsys.errors import InputError
 from recsys.models import fit_counting
 from recsys.models.protocol import CountingModel, Encoder
 from recsys.sequences import Ragged
-from tests.worlds import counting_bundle, encoder_bundle, experiment, prepared, ring, small_encoder
+from tests.worlds import PUBLISHED, counting_bundle, encoder_bundle, experiment, prepared, ring, small_encoder
 
 N_ITEMS = 40
 COUNTING = [
@@ -44,7 +45,7 @@ def test_an_encoder_comes_back_equal(tmp_path: Path, data: PreparedData) -> None
     histories = data.sequences.take([0, 1, 2])
     assert np.array_equal(encode_histories(original, histories), encode_histories(bundle.model, histories))
     assert bundle.vocabulary.hash == data.vocabulary.hash
-    assert bundle.config == experiment(name="bert4rec", dim=16, layers=1, heads=2, max_length=21)
+    assert bundle.config == experiment(name="bert4rec", dim=16, layers=1, heads=2, max_length=21, **PUBLISHED)
     manifest = bundle.manifest
     assert (manifest["best_epoch"], manifest["trained_on"]) == (3, "training")
     assert manifest["metrics"] == {"ndcg@10": 0.5}
@@ -203,3 +204,13 @@ def test_data_that_was_prepared_anew_is_refused(tmp_path: Path) -> None:
     prepared(tmp_path / "other", ring(N_ITEMS + 1, 10), N_ITEMS + 1)
     with pytest.raises(InputError, match=f"the {N_ITEMS + 1} items of .* are not the {N_ITEMS} of"):
         bundle.prepared_data(tmp_path / "other")
+
+
+def test_a_bundle_from_before_the_forms_could_be_chosen_is_of_the_published_one(tmp_path: Path) -> None:
+    config = experiment(name="bert4rec", dim=16, layers=1, heads=2, max_length=21, **PUBLISHED)
+    record = config.to_record()
+    later = ("norm", "feed_forward", "scoring", "temperature", "next_item_prob", "read")
+    record["model"] = {key: value for key, value in record["model"].items() if key not in later}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(record))
+    assert _read_config(file).model == config.model

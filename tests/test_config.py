@@ -29,6 +29,7 @@ def tree(**sections: Any) -> dict[str, Any]:  # noqa: ANN401 -- values of a conf
             "expected tags: 'leave_one_out', 'global_time', 'user_holdout', 'item_cold', 'low_resource'",
         ),
         ({"model": {"name": "bert4rec", "dim": 65}}, "dim 65 is not a multiple of heads 2"),
+        ({"model": {"next_item_prob": 0.0}}, "read `last_item` is trained by next-item samples alone"),
         ({"model": {"name": "markov", "dim": 64}}, "unknown key `dim` in `model`"),
         (
             {"data": {"path": "x", "columns": {"itm": "a"}}},

@@ -17,12 +17,13 @@ from recsys.dataset import PreparedData
 from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate_bundle
-from recsys.experiment import STATE_FILE, train
+from recsys.experiment import train
 from recsys.history import read_history
 from recsys.mlflow_session import mlflow_session
 from recsys.models import ANSWERS_SEEN, COUNTING, ENCODERS
 from recsys.quickstart import configuration
 from recsys.recommender import Recommender
+from recsys.run_state import STATE_FILE
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -77,11 +78,14 @@ def test_the_quickstart_is_the_sample_configuration(tmp_path: Path) -> None:
 
 
 def test_data_is_named_by_a_path_that_can_be_overridden() -> None:
+    folders = set()
     for file in CONFIGS:
         config = load_config(file)
-        assert file.stem in (config.name, f"{config.name}-{config.model.name}")
+        assert file.stem.startswith(config.name)
+        folders.add(config.output_path)
         if config.data.format != "sample":
             assert config.data.path.startswith("data/")
+    assert len(folders) == len(CONFIGS)  # no run takes the place of another
 
 
 @pytest.mark.parametrize("name", [*COUNTING, *ENCODERS])
@@ -118,6 +122,45 @@ def test_final_takes_its_epochs_from_validation_and_refuses_to_be_measured(
     other = build_config({**json.loads(config.model_dump_json()), "training": {"epochs": 5}}, where="test")
     with pytest.raises(InputError, match="other model or training settings"):
         train(other, final=True)
+
+
+def test_what_cannot_be_trained_leaves_an_earlier_training_alone(stand_in: dict[str, object]) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in, epochs=2, validate_every=1)
+    prepare(config)
+    train(config)
+    kept = {file: file.stat().st_mtime_ns for file in (config.output_path / "checkpoints").iterdir()}
+    assert kept
+    for wrong, message in (
+        ({"loss": "gbce", "negatives": 1_000_000}, "gBCE needs fewer negatives"),
+        ({"event_weights": {"view": 0.5}}, "needs the types of events"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(shortened(config, stand_in, epochs=2, validate_every=1, **wrong))
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_a_training_that_diverges_says_so(stand_in: dict[str, object]) -> None:
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in, epochs=2, learning_rate=1e12)
+    prepare(config)
+    with pytest.raises(InputError, match=r"diverged in epoch 1: .*; set training\.learning_rate"):
+        train(config)
+
+
+def test_training_on_validation_targets_too_ends_at_the_last_epoch_and_says_nothing_of_validation(
+    stand_in: dict[str, object],
+) -> None:
+    fit = "training+validation"
+    config = shortened(load_config(ROOT / "configs/sample.yaml"), stand_in, epochs=2, fit=fit)
+    prepare(config)
+    trained = train(config)
+    assert trained.best_epoch == 2
+    assert {name.partition("_")[0] for name in trained.metrics} == {"test"}
+    data, bundle = PreparedData.load(config.prepared_path), Bundle.load(trained.bundle)
+    counts = np.asarray(pq.read_table(trained.bundle / "items.parquet")["count"])
+    assert counts.sum() == len(data.training().values) + len(data.targets("valid").rows)
+    with pytest.raises(InputError, match=r"fitted on the validation targets too.*--split test"):
+        evaluate_bundle(bundle, data, split="valid")
+    assert evaluate_bundle(bundle, data).metrics["ndcg@10"] == pytest.approx(trained.metrics["test_ndcg@10"])
 
 
 def test_resume_continues_the_same_run_and_refuses_another(stand_in: dict[str, object]) -> None:

@@ -19,9 +19,11 @@ TRAINING_SIDE = {
     "batching",
     "objectives",
     "steps",
+    "warm_start",
     "torch_settings",
     "losses",
     "tracking",
+    "tuning",
     "registry",
     "quickstart",
 }

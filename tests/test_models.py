@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,15 @@ from recsys.sequences import Ragged
 from recsys.steps import Step
 
 N_ITEMS = 20
+SMALL: dict[str, Any] = {"dim": 16, "layers": 2, "heads": 4, "max_length": 9}
+CLOZE: dict[str, Any] = {"next_item_prob": 0.0, "read": "mask"}
+BERT4REC = BERT4RecConfig(**SMALL, **CLOZE, norm="post", feed_forward="gelu", scoring="dot")
+SASREC = SASRecConfig(**SMALL, norm="pre", feed_forward="relu", scoring="dot")
 
 
 def encoder(seed: int = 0) -> Transformer:
     torch.manual_seed(seed)
-    model = build_bert4rec(BERT4RecConfig(dim=16, layers=2, heads=4, max_length=9), N_ITEMS).eval()
+    model = build_bert4rec(BERT4REC, N_ITEMS).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" not in name:
@@ -68,9 +73,9 @@ def transformed(model: Transformer, hidden: torch.Tensor) -> torch.Tensor:
 
 def packed_states(model: Transformer, rows: list[list[int]], asked: list[np.ndarray]) -> torch.Tensor:
     ragged = Ragged.of(rows)
-    examples = Examples(ragged, np.concatenate(asked), ragged.values)
+    examples = Examples.alike(ragged, np.concatenate(asked), ragged.values, causal=model.causal)
     step = Step.of(examples, np.empty(0, np.int64), 0)
-    return model.states(*step[:5])[: len(step.targets_T)]
+    return model.states(*step[:6])[: len(step.targets_T)]
 
 
 ROWS = [[3, 7, 1, 21, 4], [5], [9, 2, 2, 8, 11, 13, 20, 1], [6, 4], [4, 4, 4]]
@@ -91,7 +96,7 @@ def test_packed_states_equal_an_independent_encoder_of_each_sequence_alone() -> 
 
 def test_causal_states_read_nothing_that_comes_later_and_equal_the_encoded_history() -> None:
     torch.manual_seed(0)
-    model = build_sasrec(SASRecConfig(dim=16, layers=2, heads=4, max_length=9), N_ITEMS).eval()
+    model = build_sasrec(SASREC, N_ITEMS).eval()
     with torch.inference_mode():
         asked = [np.arange(len(row)) == len(row) - 1 for row in ROWS]
         alone = torch.cat([model.encode(torch.tensor([row])) for row in ROWS])
@@ -106,9 +111,47 @@ def test_causal_states_read_nothing_that_comes_later_and_equal_the_encoded_histo
         assert not torch.isclose(states[last], changed[last]).all()
 
 
+def test_one_batch_reads_some_sequences_both_ways_and_others_causally() -> None:
+    """A next-item sample sees each place as if the history ended there, without the MASK behind it."""
+    model = encoder()
+    both = [Ragged.of([row]) for row in ([3, 7, 21, 4], [5, 6, 2])]
+    asked = np.array([False, False, True, False]), np.array([True, True, True])
+    parts = [
+        Examples.alike(both[0], asked[0], both[0].values, causal=False),
+        Examples.alike(both[1], asked[1], both[1].values, causal=True, ahead=1),
+    ]
+    step = Step.of(Examples.joined(parts), np.empty(0, np.int64), 0)
+    with torch.inference_mode():
+        states = model.states(*step[:6])[:4]
+        alone = [packed_states(model, [[3, 7, 21, 4]], [asked[0]])[0]]
+        alone += [causal_reference(model, [5, 6, 2][:length], at=3 - length + 1) for length in (1, 2, 3)]
+        torch.testing.assert_close(states, torch.stack(alone), rtol=1e-5, atol=1e-5)
+
+
+def causal_reference(model: Transformer, items: list[int], *, at: int) -> torch.Tensor:
+    """State of the last item, the first of positions `at`, by PyTorch's own post-LN layers."""
+    positions = model.position_embedding.weight[at : at + len(items)].flip(0)
+    hidden = model.embedding_norm(model.item_embedding.weight[items] + positions)[None]
+    mask = nn.Transformer.generate_square_subsequent_mask(len(items))
+    for block in model.blocks:
+        hidden = torch_layer(block, inner=64, activation="gelu", norm_first=False)(hidden, src_mask=mask)
+    return transformed(model, hidden[0, -1])
+
+
+def test_reading_at_the_last_item_leaves_the_place_of_the_mask_empty() -> None:
+    torch.manual_seed(0)
+    settings = {"next_item_prob": 0.5, "read": "last_item"}
+    model = build_bert4rec(BERT4REC.model_copy(update=settings), N_ITEMS).eval()
+    assert model.max_history == 8
+    with torch.inference_mode():
+        expected = causal_reference(model, [3, 7, 1], at=1)
+        vectors = model.encode(torch.tensor([[0, 0, 3, 7, 1]]))
+        torch.testing.assert_close(vectors[0, :-1], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_sasrec_equals_an_independent_pre_norm_encoder() -> None:
     torch.manual_seed(0)
-    model = build_sasrec(SASRecConfig(dim=16, layers=2, heads=4, max_length=9), N_ITEMS).eval()
+    model = build_sasrec(SASREC, N_ITEMS).eval()
     row = [3, 7, 1, 20]
     with torch.inference_mode():
         positions = model.position_embedding.weight[:4].flip(0)
@@ -118,6 +161,23 @@ def test_sasrec_equals_an_independent_pre_norm_encoder() -> None:
             hidden = layer(hidden, src_mask=nn.Transformer.generate_square_subsequent_mask(4))
         expected = model.output_norm(hidden[:, -1])
         torch.testing.assert_close(model.encode(torch.tensor([row])), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_cosine_scores_of_a_pre_norm_encoder() -> None:
+    torch.manual_seed(0)
+    config = BERT4RecConfig(
+        **SMALL, **CLOZE, norm="pre", feed_forward="gelu", scoring="cosine", temperature=0.1
+    )
+    model = build_bert4rec(config, N_ITEMS).eval()
+    row = [3, 7, 1, N_ITEMS + 1]
+    with torch.inference_mode():
+        hidden = (model.item_embedding.weight[row] * 4 + model.position_embedding.weight[:4].flip(0))[None]
+        for block in model.blocks:
+            hidden = torch_layer(block, inner=64, activation="gelu", norm_first=True)(hidden)
+        items = model.item_embedding.weight[1 : N_ITEMS + 1]
+        expected = nn.functional.cosine_similarity(model.output_norm(hidden[:, -1]), items) / 0.1
+        scores = (model.encode(torch.tensor([row[:-1]])) @ model.item_table().T)[0]
+        torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_scores_are_the_papers_output_layer_at_an_appended_mask() -> None:
@@ -132,7 +192,7 @@ def test_scores_are_the_papers_output_layer_at_an_appended_mask() -> None:
 
 def test_weights_start_as_a_truncated_normal_and_pad_as_zero() -> None:
     torch.manual_seed(0)
-    model = build_bert4rec(BERT4RecConfig(), 500)
+    model = build_bert4rec(BERT4RecConfig(scoring="dot"), 500)
     weight = model.item_embedding.weight.detach()
     assert weight.abs().max() <= 0.04
     assert weight[1:].std() == pytest.approx(0.02 * 0.8796, rel=0.02)  # deviation of a normal cut at 2
@@ -150,8 +210,8 @@ def test_the_encoder_answers_the_protocol() -> None:
 def test_attention_written_out_equals_the_fused_kernel(build: Callable[..., Transformer]) -> None:
     """Training in bfloat16 or with dropout of attention weights computes attention in another way."""
     torch.manual_seed(0)
-    kind = BERT4RecConfig if build is build_bert4rec else SASRecConfig
-    model = build(kind(dim=16, layers=2, heads=4, max_length=9, dropout=0.0), N_ITEMS)
+    config = BERT4REC if build is build_bert4rec else SASREC
+    model = build(config.model_copy(update={"dropout": 0.0}), N_ITEMS)
     asked = [np.arange(len(row)) % 2 == 0 for row in ROWS]
     with torch.inference_mode():
         fused = packed_states(model.train(), ROWS, asked)

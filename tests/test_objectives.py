@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.config import BERT4RecConfig, SASRecConfig
-from recsys.objectives import cloze, cloze_mask, next_item
+from recsys.config import BERT4RecConfig
+from recsys.objectives import bert4rec, cloze, cloze_mask, next_item
 from recsys.sequences import Ragged
 
 lengths = st.lists(st.integers(1, 12), min_size=1, max_size=8).map(np.array)
@@ -36,8 +37,8 @@ def test_every_position_is_hidden_equally_often() -> None:
 
 def test_cloze_reads_a_mask_where_it_asks_and_the_item_elsewhere() -> None:
     sequences = Ragged.of([[1, 2, 3, 4], [5, 6]])
-    config = BERT4RecConfig(mask_prob=0.5, last_item_prob=0.0)
-    examples = cloze(sequences, config, 9, np.random.default_rng(0))
+    draws = np.random.default_rng(0)
+    examples = cloze(sequences, mask_prob=0.5, last_item_prob=0.0, mask=9, rng=draws)
     assert (examples.read.values[examples.asked] == 9).all()
     assert (examples.read.values == sequences.values)[~examples.asked].all()
     assert examples.answers.tolist() == sequences.values.tolist()
@@ -48,7 +49,23 @@ def test_cloze_reads_a_mask_where_it_asks_and_the_item_elsewhere() -> None:
 
 
 def test_next_item_asks_at_every_item_for_the_one_after_it() -> None:
-    examples = next_item(Ragged.of([[1, 2, 3], [7, 8]]), SASRecConfig(), 9, np.random.default_rng(0))
+    examples = next_item(Ragged.of([[1, 2, 3], [7, 8]]))
     assert [examples.read[row].tolist() for row in (0, 1)] == [[1, 2], [7]]
     assert examples.asked.all()
     assert examples.answers.tolist() == [2, 3, 8]
+    assert examples.causal.all()
+
+
+def test_a_share_of_bert4recs_samples_are_next_item_samples() -> None:
+    sequences = Ragged.of([[1, 2, 3, 4]] * 2_000)
+    config = BERT4RecConfig(mask_prob=0.5, last_item_prob=0.0, next_item_prob=0.25)
+    examples = bert4rec(sequences, config, 9, np.random.default_rng(0))
+    # 2,000 draws of probability 1/4: five deviations are 0.048
+    assert examples.causal.mean() == pytest.approx(0.25, abs=0.048)
+    assert examples.ahead.tolist() == examples.causal.astype(int).tolist()
+    for row in (0, 1_999):
+        assert len(examples.read[row]) == (3 if examples.causal[row] else 4)
+    masked = np.add.reduceat(examples.read.values == 9, examples.read.offsets[:-1])
+    assert masked.tolist() == np.where(examples.causal, 0, 2).tolist()
+    asked = np.add.reduceat(examples.asked, examples.read.offsets[:-1])
+    assert asked.tolist() == np.where(examples.causal, 3, 2).tolist()

@@ -81,4 +81,4 @@ def test_the_command_writes_the_page_and_names_itself(tmp_path: Path) -> None:
     page = Page(out)
     assert f"recsys report {folder} --out '{out}' --split valid --no-baselines" in page.words
     assert "Valid targets, full ranking" in page.words
-    assert "mask_prob: 0.2" in page.words
+    assert "mask_prob: 0.4" in page.words

@@ -35,6 +35,7 @@ def fit(
     patience: int = 10,
     model: BERT4RecConfig | SASRecConfig = MODEL,
     loss: Literal["full", "sampled", "gbce"] = "full",
+    stop_epoch: int | None = None,
 ) -> Fitted:
     sequences = ring(N_ITEMS, 200)
     ends = sequences.lengths - 1
@@ -59,6 +60,7 @@ def fit(
         validation=validation,
         checkpoints=folder,
         resume=resume,
+        stop_epoch=stop_epoch,
     )
 
 
@@ -125,6 +127,12 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     resumed = fit(folder, epochs=40, resume=True)
     assert same(resumed, whole)
     assert resumed.best_epoch == whole.best_epoch
+
+
+def test_the_moments_of_rows_that_waited_are_resumed_too(tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", loss="sampled")
+    fit(tmp_path / "parts", loss="sampled", stop_epoch=2)
+    assert same(fit(tmp_path / "parts", loss="sampled", resume=True), whole)
 
 
 def test_sequences_too_short_to_mask_are_refused(tmp_path: Path) -> None:

@@ -8,4 +8,4 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """Base of every section: frozen, no unknown keys, no silent conversion between types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

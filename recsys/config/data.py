@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -32,6 +32,10 @@ class Columns(Config):
     )
     rating: str | None = Field(
         None, description="rating, used by `clean.min_rating` alone; default none, in atomic files `rating`"
+    )
+    event: str | None = Field(
+        None,
+        description="type of the event (view, purchase), for `split.targets` and `training.event_weights`",
     )
 
 
@@ -86,10 +90,17 @@ class CleanConfig(Config):
     max_sequence_length: int | None = Field(None, ge=2, description="keep the last so many events of each")
 
 
+TargetTypes = Annotated[
+    Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None,
+    Field(description="event types that a target can be of; default: all"),
+]
+
+
 class LeaveOneOut(Config):
     """The last event of each sequence is the test target, the one before it the validation target."""
 
     kind: Literal["leave_one_out"] = "leave_one_out"
+    targets: TargetTypes = None
 
 
 class GlobalTime(Config):
@@ -98,6 +109,7 @@ class GlobalTime(Config):
     kind: Literal["global_time"] = "global_time"
     valid_from: Moment | float = Field(0.8, description="ISO date (UTC), or the fraction of events before it")
     test_from: Moment | float = Field(0.9, description="ISO date (UTC), or the fraction of events before it")
+    targets: TargetTypes = None
 
 
 class UserHoldout(Config):
@@ -107,6 +119,7 @@ class UserHoldout(Config):
     valid: float = Field(0.1, gt=0, lt=1, description="fraction of sequences held out for validation")
     test: float = Field(0.1, gt=0, lt=1, description="fraction of sequences held out for test")
     seed: int = Field(0, description="seed of the draw")
+    targets: TargetTypes = None
 
 
 class ItemCold(Config):
@@ -119,6 +132,7 @@ class ItemCold(Config):
     kind: Literal["item_cold"] = "item_cold"
     items: float = Field(0.1, gt=0, lt=1, description="fraction of items that leave training")
     seed: int = Field(0, description="seed of the draw")
+    targets: ClassVar[None] = None  # an item is asked for whatever was done with it
 
 
 class LowResource(Config):
@@ -127,6 +141,7 @@ class LowResource(Config):
     kind: Literal["low_resource"] = "low_resource"
     users: float = Field(0.1, gt=0, le=1, description="fraction of sequences that train")
     seed: int = Field(0, description="seed of the draw; a smaller fraction is part of a larger one")
+    targets: TargetTypes = None
 
 
 SplitConfig = Annotated[

@@ -16,9 +16,26 @@ class TransformerConfig(Config):
     dim: int = Field(64, ge=2, description="width D of items and hidden states")
     layers: int = Field(2, ge=1, description="transformer blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide `dim`")
-    max_length: int = Field(50, ge=2, description="positions N; BERT4Rec's appended [mask] takes one")
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout of embeddings and residual branches")
+    max_length: int = Field(
+        50, ge=2, description="positions N; BERT4Rec's appended [mask] takes one; left open, the data decides"
+    )
+    dropout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="dropout of embeddings and residual branches; left open, the data decides",
+    )
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights")
+    norm: Literal["pre", "post"] = Field(
+        "pre", description="LayerNorm before each branch, or (as published for BERT4Rec) after each sum"
+    )
+    feed_forward: Literal["gelu", "relu"] = Field(
+        "gelu", description="its inner layer: 4D with GELU, or (as published for SASRec) D with ReLU"
+    )
+    scoring: Literal["cosine", "dot"] = Field(
+        "cosine", description="cosine divided by `temperature`, or (as published) the inner product"
+    )
+    temperature: float = Field(0.05, gt=0, description="cosine: scores are divided by it")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -31,10 +48,31 @@ class BERT4RecConfig(TransformerConfig):
     """The cloze-trained bidirectional encoder (Sun et al. 2019)."""
 
     name: Literal["bert4rec"] = "bert4rec"
-    mask_prob: float = Field(0.2, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
+    mask_prob: float = Field(0.4, gt=0, lt=1, description="share of items masked in a cloze sample (rho)")
     last_item_prob: float = Field(
-        0.1, ge=0, le=1, description="share of training samples that mask only the last item"
+        0.2, ge=0, le=1, description="share of cloze samples that mask only the last item"
     )
+    next_item_prob: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of training samples that name the item after each, seeing only what came before "
+        "(SASRec's task); the others are cloze samples",
+    )
+    read: Literal["last_item", "mask"] = Field(
+        "last_item",
+        description="where a history is asked for what comes next: at its last item, seeing what came before "
+        "(needs next-item samples), or, as published, at a [mask] behind it, seeing both ways",
+    )
+
+    @model_validator(mode="after")
+    def _read_as_trained(self) -> Self:
+        if self.read == "last_item" and not self.next_item_prob:
+            raise ValueError(
+                "read `last_item` is trained by next-item samples alone, but next_item_prob is 0; set it, or "
+                "read `mask`"
+            )
+        return self
 
 
 class SASRecConfig(TransformerConfig):

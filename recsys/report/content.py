@@ -135,7 +135,7 @@ def _measured(bundle: Bundle) -> Bundle | None:
     except InputError:
         return None  # a copy without its run, or from the registry
     same = (
-        chosen.manifest["trained_on"] == "training"
+        chosen.manifest["trained_on"] != "all"
         and chosen.manifest["data"]["content_digest"] == bundle.manifest["data"]["content_digest"]
         and chosen.manifest["best_epoch"] == bundle.manifest["best_epoch"]
         and chosen.config.model == bundle.config.model

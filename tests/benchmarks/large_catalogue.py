@@ -2,9 +2,15 @@
 
     python -m tests.benchmarks.large_catalogue [--items 1000000] [--events 5000000] [--dim 64]
 
-SASRec with sampled softmax, sequences of 20 events, items drawn by Zipf's law. Memory that grows with the
-catalogue, in bytes an item of D float32 values: weights 4 D, Adam's moments 8 D, gradient 4 D, and 8 D while
-the gradients of the inputs and of the outputs are added. What does not grow: some 0.4 GB of libraries.
+SASRec with sampled softmax, sequences of 20 events, items drawn by Zipf's law.
+
+A step reads, computes and changes the rows of the items that it uses (its events, its targets, its
+negatives) and no others, so that its time does not depend on the catalogue; what does is drawing the first
+weights, once, and writing a checkpoint, once an epoch. Memory that grows with the catalogue, in bytes an item
+of D float32 values: weights 4 D, the optimizer's two moments 8 D, 12 for the chances of negatives, and, while
+the best weights are read back, 4 D more of the file's cache. What does not grow: some 0.5 GB of libraries and
+the step. So 1,000,000 items at D = 64 take 0.5 + 0.78 GB, and 0.26 GB for a moment at the end; 10,000,000
+items 0.5 + 7.8 GB, and 2.6 GB, and their checkpoint 7.7 GB on disk.
 """
 
 from __future__ import annotations
@@ -51,6 +57,10 @@ def main() -> None:
         )
     seconds = time.perf_counter() - started
     print(f"{asked.items:,} items, {asked.events:,} events, D={asked.dim}: {seconds:.0f} s an epoch")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(
+        f"the whole process: {used.ru_utime:.0f} s of processor time, {used.ru_stime:.0f} s of the system's"
+    )
     print(f"peak {_peak_gb():.2f} GB, of which {before:.2f} GB before training")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -15,10 +16,12 @@ from recsys.dataset import PreparedData
 from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evaluate
-from recsys.experiment import STATE_FILE, train
+from recsys.experiment import train
 from recsys.history import HISTORY_FILE
 from recsys.models import ANSWERS_SEEN, ENCODERS, SCORES_COLD, fit_counting
 from recsys.models.protocol import Model
+from recsys.recipe import settled
+from recsys.run_state import STATE_FILE
 from tests.benchmarks import peers, results
 from tests.benchmarks.peers import LIBRARIES, MODELS, Peer
 from tests.benchmarks.results import OURS, Row
@@ -57,9 +60,23 @@ class Board:
         return [rule for rule in rules if results.key_of(self._identity(model, rule)) not in known]
 
     def measure(
-        self, model: Model | Scorer, facts: Row, rules: list[Rule], *, scores_cold: bool = False
+        self,
+        model: Model | Scorer,
+        facts: Row,
+        rules: list[Rule],
+        more: Callable[[Evaluation], Row] = lambda evaluation: {},
+        *,
+        scores_cold: bool = False,
     ) -> list[Evaluation]:
-        """Evaluate a model by each rule and add its row; `facts` are the row's fields known already."""
+        """Evaluate a model by each rule and add its row.
+
+        Args:
+            model: the model.
+            facts: the row's fields known already.
+            rules: what it is measured by.
+            more: evaluation -> further fields of its row.
+            scores_cold: whether it knows items without a training event by something else.
+        """
         evaluations = []
         for rule in rules:
             protocol, seen = rule
@@ -80,6 +97,7 @@ class Board:
                 trained_targets=content["rows"].get(TRAINED),
                 beyond=content["beyond"],
                 evaluation_seconds=round(evaluation.seconds, 2),
+                **more(evaluation),
             )
             results.add(self.file, row)
             print(_line(row), flush=True)
@@ -131,21 +149,27 @@ def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Pa
         board: where the rows go.
         work: folder that keeps the run, so that another rule needs no other training.
     """
-    model: Row = {
-        "library": OURS,
-        "model": label,
-        "settings": settings_hash(config),
-        "seed": config.training.seed,
-    }
+    config = settled(config, board.data)
+    model = encoder_identity(label, config)
     rules = board.missing(model)
-    if not rules:
-        return
-    folder = work / f"{config.model.name}-{model['settings']}-seed{model['seed']}-{board.data.digest[:12]}"
-    file = folder / "trained.json"
+    if rules:
+        bundle, facts = trained_encoder(config, board, work)
+        board.measure(bundle.model, model | facts, rules)
+
+
+def encoder_identity(label: str, config: ExperimentConfig) -> Row:
+    """The fields of a row that say which training it is of."""
+    settings, seed = settings_hash(config), config.training.seed
+    return {"library": OURS, "model": label, "settings": settings, "seed": seed}
+
+
+def trained_encoder(config: ExperimentConfig, board: Board, work: Path) -> tuple[Bundle, Row]:
+    """The encoder, trained unless its folder below `work` holds it, and what is known of its training."""
+    name = f"{config.model.name}-{settings_hash(config)}-seed{config.training.seed}-{board.data.digest[:12]}"
+    file = work / name / "trained.json"
     if not file.exists():
-        _replace(file, _train(config, folder, work))
-    facts = json.loads(file.read_text())
-    board.measure(Bundle.load(folder / "bundle").model, model | facts, rules)
+        _replace(file, _train(config, work / name, work))
+    return Bundle.load(work / name / "bundle"), json.loads(file.read_text())
 
 
 def settings_hash(config: ExperimentConfig) -> str:

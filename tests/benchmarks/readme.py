@@ -1,9 +1,11 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
-Tables come from results.jsonl and speed.jsonl, the configuration reference from `recsys.config`. Each part
-stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README holds what this would
-write. A table is named `table DATA`, `table DATA PROTOCOL` or `table DATA PROTOCOL removed|kept`; without
-them it is of full ranking, seen items removed. Rows of two rules never stand in one table.
+Tables come from results.jsonl, speed.jsonl and warm_start.jsonl, the configuration reference from
+`recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
+holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
+`table DATA PROTOCOL removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules
+never stand in one table. `ablation DATA MODEL`, such as `ablation ml-100k BERT4Rec`, is what
+`tests.benchmarks.ablation` measured.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from pydantic.fields import FieldInfo
 from recsys.config import ExperimentConfig, sections_of
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.results import OURS, RESULTS, Row, read
+from tests.benchmarks.warm_start import RESULTS as WARM
+from tests.benchmarks.warm_start import table as warm_table
 
 README = Path(__file__).parents[2] / "README.md"
 SPEED = Path(__file__).with_name("speed.jsonl")
@@ -38,7 +42,7 @@ def quality(rows: list[Row], data: str, protocol: str = "full", seen_items: str 
     asked = (data, protocol, seen_items)
     newest: dict[str, list[Row]] = {}
     for row in rows:
-        if (row["data"], row["protocol"], row["seen_items"]) == asked:
+        if (row["data"], row["protocol"], row["seen_items"]) == asked and "ablation" not in row:
             same = newest.setdefault(_title(row), [])
             if same and _version(same[0]) != _version(row):
                 same.clear()
@@ -83,6 +87,48 @@ def _interval(rows: list[Row], metric: str) -> str:
     if any("low" not in value for value in found):
         return ""
     return f"{mean(value['low'] for value in found):.4f} to {mean(value['high'] for value in found):.4f}"
+
+
+def ablation(rows: list[Row], data: str, model: str, seen_items: str = "removed") -> str:
+    """The newest recipe, and one line a change of it, what costs most first; bold where it is no chance.
+
+    Args:
+        rows: of the results file, oldest first.
+        data: name of the data set.
+        model: of the recipe, such as BERT4Rec.
+        seen_items: removed or kept, of full ranking.
+    """
+    asked = (data, "full", seen_items)
+    rows = [row for row in rows if (row["data"], row["protocol"], row["seen_items"]) == asked]
+    variants = [row for row in rows if "ablation" in row and row["model"].startswith(f"{model}, ")]
+    if not variants:
+        raise SystemExit(f"results.jsonl has no ablation of {model} on {data}, seen items {seen_items}")
+    newest, digest = variants[-1]["ablation"]["recipe"], variants[-1]["digest"]
+    recipe = [row for row in rows if (row["model"], *_version(row)) == (model, newest, digest)]
+    changed: dict[str, list[Row]] = {}
+    for row in variants:
+        if (row["ablation"]["recipe"], row["digest"]) == (newest, digest):
+            changed.setdefault(row["ablation"]["variant"], []).append(row)
+    lines = ["| recipe | HR@10 | NDCG@10 | difference in NDCG@10 | its 95% interval | seeds | training |"]
+    lines += ["|---|---|---|---|---|---|---|", _ablated(f"{model} as configured", recipe, "", "")]
+    for name, same in sorted(changed.items(), key=lambda entry: _difference(entry[1])["mean"]):
+        found = _difference(same)
+        sure = found["low"] > 0 or found["high"] < 0
+        mean_text = f"**{found['mean']:+.4f}**" if sure else f"{found['mean']:+.4f}"
+        lines.append(_ablated(name, same, mean_text, f"{found['low']:+.4f} to {found['high']:+.4f}"))
+    return "\n".join(lines)
+
+
+def _ablated(title: str, rows: list[Row], difference: str, interval: str) -> str:
+    cells = [title, _spread(rows, "hr@10"), _spread(rows, "ndcg@10"), difference, interval]
+    cells += [str(len(rows)), f"{mean(row['seconds'] for row in rows):.0f} s"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _difference(rows: list[Row]) -> dict[str, float]:
+    """The paired difference in NDCG@10 and the ends of its interval over users, averaged over the seeds."""
+    found = [row["difference"]["ndcg@10"] for row in rows]
+    return {name: mean(each[name] for each in found) for name in ("mean", "low", "high")}
 
 
 def speed(rows: list[Row]) -> str:
@@ -149,8 +195,13 @@ def _shown(field: FieldInfo) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
     "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
+    "warm start": lambda: warm_table([json.loads(line) for line in WARM.read_text().splitlines()]),
 }
-TABLE = re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?")
+TABLES: dict[re.Pattern[str], Callable[..., str]] = {
+    re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?"): quality,
+    re.compile(r"ablation (\S+) (\S+)(?: (removed|kept))?"): ablation,
+}
+"""What a table is named like -> what makes it of the rows and the words of its name."""
 
 
 def rendered(text: str, results: Path = RESULTS) -> str:
@@ -163,13 +214,14 @@ def rendered(text: str, results: Path = RESULTS) -> str:
 
     def made(found: re.Match[str]) -> str:
         name = found["name"]
-        table = TABLE.fullmatch(name)
-        part = quality(rows, *filter(None, table.groups())) if table else PARTS[name]()
+        tables = ((make, pattern.fullmatch(name)) for pattern, make in TABLES.items())
+        asked = next(((make, table.groups()) for make, table in tables if table), None)
+        part = asked[0](rows, *filter(None, asked[1])) if asked else PARTS[name]()
         if found["end"] is None:
             raise SystemExit(f"the part `{name}` has no `<!-- end -->`")
         return f"<!-- {name} -->\n{part}\n<!-- end -->"
 
-    name = rf"(?P<name>{'|'.join(PARTS)}|{TABLE.pattern})"
+    name = rf"(?P<name>{'|'.join([*PARTS, *(pattern.pattern for pattern in TABLES)])})"
     return re.sub(
         rf"<!-- {name} -->\n(?:(?:(?!<!-- ).)*?(?P<end><!-- end -->))?", made, text, flags=re.DOTALL
     )

@@ -22,6 +22,7 @@ from recsys.config import load_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.floors import FLOORS, TEXT_FLOORS
+from recsys.recipe import settled
 from tests.benchmarks import peers, results
 from tests.benchmarks.measure import (
     Board,
@@ -32,7 +33,7 @@ from tests.benchmarks.measure import (
     settings_hash,
 )
 
-ENCODERS = {"BERT4Rec": "bert4rec", "SASRec": "sasrec"}
+ENCODERS = {"BERT4Rec": "bert4rec", "BERT4Rec as published": "bert4rec", "SASRec": "sasrec"}
 """Label -> `model.name`; the settings are the configuration's own."""
 
 
@@ -77,7 +78,8 @@ def our_jobs(options: argparse.Namespace, board: Board) -> list[Callable[[], Non
             one = load_config(options.config, [*options.overrides, f"training.seed={seed}"])
             if one.model.name != ENCODERS[label]:
                 raise InputError(f"{options.config} trains {one.model.name}, not the {label} of --models")
-            jobs.append(partial(measure_encoder, label, one, board, options.work / board.name))
+            fitted = label if one.training.fit == "training" else f"{label}, {one.training.fit}"
+            jobs.append(partial(measure_encoder, fitted, one, board, options.work / board.name))
     return list(jobs)
 
 
@@ -95,7 +97,7 @@ def peer_jobs(options: argparse.Namespace, board: Board) -> list[Callable[[], No
         raise InputError(f"the libraries' benchmark has no data set {board.name}; known: {known}")
 
     def job() -> None:
-        config = load_config(options.config, options.overrides)
+        config = settled(load_config(options.config, options.overrides), board.data)
         seconds = options.seconds or training_seconds(
             options.results, board.name, board.data.digest[:12], settings_hash(config)
         )

@@ -13,7 +13,7 @@ What an epoch costs, counted per event (D = 64, L = 2, V items, N positions):
     loss               6 V D          = 4.6 MFLOP a target at V = 12,101; a fifth of BERT4Rec's events are
                        targets, nearly all of SASRec's
     bytes of the loss  4 passes over 4 V = 194 kB a target through the caches (half in bfloat16); held at
-                       once: a block of logits and one of probabilities, 4 MiB each
+                       once: a block of logits, which become probabilities in place, of 5 MiB
 
 So the loss is half to two thirds of BERT4Rec's arithmetic on Amazon Beauty and over nine tenths of SASRec's.
 RecBole trains on every prefix as a sequence of its own, 256 a step, and is extrapolated from 24 steps.
@@ -116,21 +116,14 @@ def own_epochs(bench_dir: Path, case: str) -> dict[str, Any]:
 
 def measure(bench_dir: Path, data: str, model: str, precision: str, epochs: str = "3") -> dict[str, Any]:
     """Train a few epochs; seconds of each, everything that Lightning does between them included."""
-    length, batch_size = SIZES[data]
-    with np.load(bench_dir / "data" / f"{data}.npz") as file:
-        sequences = Ragged(file["items"].astype(np.int32) + 1, file["off"].astype(np.int64))
-        n_items = int(file["n_items"])
-    config: BERT4RecConfig | SASRecConfig = SASRecConfig(max_length=length, attention_dropout=0.2)
-    if model == "bert4rec":
-        config = BERT4RecConfig(max_length=length, attention_dropout=0.2, mask_prob=0.2, last_item_prob=0.0)
-    training = sequences.first(sequences.lengths - 2).last(length + (model == "sasrec"))
+    config, training, n_items = matched(bench_dir, data, model)
     imported = _rss_mb()
     marks = [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder:
         fit_encoder(
             config,
             TrainingConfig.model_validate(
-                {"epochs": int(epochs), "batch_size": batch_size, "device": "cpu", "precision": precision}
+                {"epochs": int(epochs), "batch_size": SIZES[data][1], "device": "cpu", "precision": precision}
             ),
             training=training,
             n_items=n_items,
@@ -140,6 +133,20 @@ def measure(bench_dir: Path, data: str, model: str, precision: str, epochs: str 
         )
     seconds = [round(value, 3) for value in np.diff(marks).tolist()]
     return {"seconds": seconds, "rss_mb": _rss_mb(), "rss_import_mb": imported}
+
+
+def matched(bench_dir: Path, data: str, model: str) -> tuple[BERT4RecConfig | SASRecConfig, Ragged, int]:
+    """The model as the public libraries' scripts set it, the training sequences, and the number of items."""
+    length, _ = SIZES[data]
+    with np.load(bench_dir / "data" / f"{data}.npz") as file:
+        sequences = Ragged(file["items"].astype(np.int32) + 1, file["off"].astype(np.int64))
+        n_items = int(file["n_items"])
+    sizes: dict[str, Any] = {"max_length": length, "dropout": 0.2, "attention_dropout": 0.2, "scoring": "dot"}
+    config: BERT4RecConfig | SASRecConfig = SASRecConfig(**sizes, feed_forward="relu")
+    if model == "bert4rec":
+        cloze: dict[str, Any] = {"mask_prob": 0.2, "last_item_prob": 0.0, "next_item_prob": 0.0}
+        config = BERT4RecConfig(**sizes, **cloze, read="mask", norm="post")
+    return config, sequences.first(sequences.lengths - 2).last(length + (model == "sasrec")), n_items
 
 
 def _rss_mb() -> float:
