@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +17,17 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
-import torch
 
 from recsys import schema
 from recsys.bundle import TITLE, Bundle, save_changed
-from recsys.config import RecformerConfig
+from recsys.config import SentenceConfig
 from recsys.errors import InputError
 from recsys.index import build_index, read_index_info
-from recsys.models.recformer import Recformer, recformer_from_state, sentences_of
+from recsys.models import TEXT_ENCODERS, reads_text
+from recsys.models.protocol import Model
+from recsys.models.reading import sentences_of, text_reader
 from recsys.sequences import Ragged
 from recsys.text.attributes import own_columns, text_columns
-from recsys.text.tokens import Sentences
 
 READERS = (".parquet", ".csv", ".jsonl")
 
@@ -74,21 +75,25 @@ def add_items(
             id is null, repeated, or known already.
     """
     started = time.perf_counter()
-    model, config = bundle.model, bundle.config.model
-    if not isinstance(model, Recformer) or not isinstance(config, RecformerConfig):
+    config = bundle.config.model
+    if not isinstance(config, SentenceConfig) or not reads_text(bundle.config.model):
         raise InputError(
             f"{bundle.folder} is of model `{config.name}`, which knows items by their events alone, and new "
-            "ones have none: train it again when they have, or use a model that reads text (model=recformer)"
+            "ones have none: train it again when they have, or use a model that reads text "
+            "(model=recformer, or model.item_encoder=id+text)"
         )
+    reader = text_reader(bundle.model)
     info = read_index_info(bundle)
     rows = _new_rows(bundle, table, config, id_column, title)
-    sentences = sentences_of(config, model.tokenizer, rows)
+    assert reader.tokenizer is not None
+    sentences = sentences_of(config, reader.tokenizer, rows)
     notes = sentences.notes(rows[schema.ITEM_ID])
     say(f"encoding {len(rows):,} items")
-    grown = _grown(model, config, sentences)
     items = pa.concat_tables([bundle.items, rows])
+    state = reader.extended_state(sentences)
+    grown = TEXT_ENCODERS[config.name](config, len(items), state, reader.tokenizer)
     history = [*bundle.manifest.get("added", []), {"from": bundle.model_version, "items": len(rows)}]
-    folder = save_changed(out or bundle.folder, bundle, model=grown, items=items, added=history)
+    folder = save_changed(out or bundle.folder, bundle, model=cast(Model, grown), items=items, added=history)
     changed = Bundle.load(folder)
     if info:
         say(f"building the index of {len(items):,} items")
@@ -117,7 +122,7 @@ def read_item_file(file: Path, bundle: Bundle, id_column: str = schema.ITEM_ID) 
 
 
 def _new_rows(
-    bundle: Bundle, table: pa.Table, config: RecformerConfig, id_column: str, title: str | None
+    bundle: Bundle, table: pa.Table, config: SentenceConfig, id_column: str, title: str | None
 ) -> pa.Table:
     """The new items with the columns of the bundle's, in their types; without an event so far."""
     if title:
@@ -170,17 +175,3 @@ def _check_ids(ids: pa.ChunkedArray, bundle: Bundle) -> None:
             f"{len(known):,} of the new items are in {bundle.folder} already, such as {known[0].as_py()!r}; "
             "leave them out"
         )
-
-
-def _grown(model: Recformer, config: RecformerConfig, new: Sentences) -> Recformer:
-    """The model with the new sentences and their vectors after its own."""
-    added = model.with_sentences(new)
-    one = new.tokens.offsets[1]  # the sentence of items without a text, which stands first
-    state = dict(model.state_dict())
-    own = len(model.sentence_tokens)
-    state["sentence_tokens"] = torch.cat([model.sentence_tokens, torch.from_numpy(new.tokens.values[one:])])
-    state["sentence_types"] = torch.cat([model.sentence_types, torch.from_numpy(new.types[one:])])
-    behind = torch.from_numpy(new.tokens.offsets[2:] - one + own)
-    state["sentence_offsets"] = torch.cat([model.sentence_offsets, behind])
-    state["item_vectors"] = torch.cat([model.item_vectors, added.item_vectors])
-    return recformer_from_state(config, len(state["item_vectors"]), state, model.tokenizer).eval()

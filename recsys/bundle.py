@@ -38,7 +38,7 @@ from recsys.dataset import Part, PreparedData, read_manifest
 from recsys.environment import TrainingRecord
 from recsys.errors import InputError
 from recsys.files import fsync
-from recsys.models import COUNTING, ENCODERS, TEXT_ENCODERS, build_encoder, counting_from_arrays
+from recsys.models import COUNTING, TEXT_ENCODERS, build_encoder, counting_from_arrays, reads_text
 from recsys.models.popularity import item_counts, recent_counts
 from recsys.models.protocol import CountingModel, Model
 from recsys.overrides import parse_yaml
@@ -328,13 +328,12 @@ def _read_model(file: Path, config: ExperimentConfig, n_items: int) -> Model:
             counting = counting_from_arrays(config.model, safetensors.numpy.load_file(file))
             size = len(counting.prior)
             model: Model = counting
-        elif name in TEXT_ENCODERS:
+        elif reads_text(config.model):
             tokenizer = ItemTokenizer(file.with_name(TOKENIZER_FILE).read_text(encoding="utf-8"))
             state = safetensors.torch.load_file(file)
-            reader = TEXT_ENCODERS[name](config.model, n_items, state, tokenizer)
-            model, size = reader.eval().requires_grad_(False), n_items
+            reader = cast(torch.nn.Module, TEXT_ENCODERS[name](config.model, n_items, state, tokenizer))
+            model, size = cast(Model, reader.eval().requires_grad_(False)), n_items
         else:
-            assert name in ENCODERS, f"model {name} stands in neither table"
             encoder = build_encoder(config.model, n_items)
             encoder.load_state_dict(safetensors.torch.load_file(file))
             model = cast(Model, encoder.eval().requires_grad_(False))
@@ -364,7 +363,7 @@ def _read_config(file: Path) -> ExperimentConfig:
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
     needed = [CONFIG_FILE, WEIGHTS_FILE, schema.ITEMS_FILE]
-    needed += [TOKENIZER_FILE] if manifest["model"] in TEXT_ENCODERS else []
+    needed += [TOKENIZER_FILE] if TOKENIZER_FILE in manifest["files"] else []
     for name in needed:
         file = folder / name
         if not file.is_file():

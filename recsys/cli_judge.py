@@ -50,12 +50,12 @@ def evaluate(
     """Metrics of a bundle on a split of its data; of a model that reads text on any other with --data."""
     from recsys.bundle import Bundle
     from recsys.evaluation import evaluate_bundle
-    from recsys.models import TEXT_ENCODERS
+    from recsys.models import reads_text
 
     asked = cutoffs_of(cutoffs)
     _note_of_seen(protocol, keep_seen)
     loaded = Bundle.load(bundle_folder(bundle, tracking_uri))
-    prepared = loaded.prepared_data(data, other_items=loaded.config.model.name in TEXT_ENCODERS)
+    prepared = loaded.prepared_data(data, other_items=reads_text(loaded.config.model))
     result = evaluate_bundle(
         loaded,
         prepared,

@@ -25,10 +25,10 @@ from recsys.dataset import PreparedData, Split, split_named
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
 from recsys.metrics import LARGEST_CUTOFF, user_metrics
-from recsys.models import ANSWERS_SEEN, SCORES_COLD, TEXT_ENCODERS, check_has_answers
+from recsys.models import ANSWERS_SEEN, check_has_answers, reads_text, scores_cold
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
-from recsys.models.recformer import for_catalogue
+from recsys.models.reading import for_catalogue
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
 from recsys.ranking import Scorer, chunks, rank_all, score_function
 from recsys.sequences import Ragged
@@ -286,7 +286,7 @@ def evaluate_bundle(
             "test split (--split test)"
         )
     model = bundle.model
-    if bundle.config.model.name in TEXT_ENCODERS and data.vocabulary.hash != bundle.vocabulary.hash:
+    if reads_text(bundle.config.model) and data.vocabulary.hash != bundle.vocabulary.hash:
         model = for_catalogue(model, bundle.config.model, data.items)
     else:
         check_trained_on(bundle, data)
@@ -300,7 +300,7 @@ def evaluate_bundle(
         cutoffs=cutoffs,
         seed=seed,
         negatives=negatives,
-        scores_cold=bundle.config.model.name in SCORES_COLD,
+        scores_cold=scores_cold(bundle.config.model),
         candidates=candidates,
     )
 

@@ -18,9 +18,10 @@ from recsys.dataset import Part, PreparedData, Split, Targets
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate, removes_seen
+from recsys.fresh import fresh_encoder
 from recsys.history import append_epoch, read_history
 from recsys.index import build_index
-from recsys.models import COUNTING, SCORES_COLD, build_encoder, fit_counting
+from recsys.models import COUNTING, fit_counting, scores_cold
 from recsys.models.protocol import Model
 from recsys.models.recformer import stage_epochs
 from recsys.models.transformer import Transformer
@@ -240,7 +241,9 @@ def _fit_encoder(
         )
 
     def first_weights(model: EncoderConfig, n_items: int) -> Transformer:
-        return start.encoder(model, data, training) if start else build_encoder(model, n_items)
+        if start:
+            return start.encoder(model, data, training)
+        return fresh_encoder(model, data.items, training, say=say)
 
     return fit_encoder(
         config.model,
@@ -289,9 +292,8 @@ def _fit(
 
 def _measure(model: Model, data: PreparedData, config: ExperimentConfig, part: Part) -> dict[str, float]:
     """Full-ranking metrics of the splits that the model has not seen; a split without targets has none."""
-    name = config.model.name
     splits: tuple[Split, ...] = ("valid", "test") if part == "training" else ("test",)
-    rules: dict[str, Any] = {"exclude_seen": removes_seen(config), "scores_cold": name in SCORES_COLD}
+    rules: dict[str, Any] = {"exclude_seen": removes_seen(config), "scores_cold": scores_cold(config.model)}
     return {
         f"{split}_{metric}": value
         for split in splits

@@ -28,7 +28,7 @@ from recsys.config import (
 )
 from recsys.dataset import PreparedData, Split, Targets
 from recsys.metrics import BEYOND, hit_rate, ndcg
-from recsys.models import ANSWERS_SEEN, SCORES_COLD, fit_counting
+from recsys.models import ANSWERS_SEEN, fit_counting, scores_cold
 from recsys.models.category_popularity import category_column
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import CountingModel
@@ -215,7 +215,7 @@ def measure_floors(
         model = fit_counting(config, training, times, n_items, data.items)
         fitted = time.perf_counter()
         rules = [keep for keep in RULES.values() if (repeated if keep else not answers_seen)]
-        missed = np.zeros_like(cold) if config.name in SCORES_COLD else cold
+        missed = np.zeros_like(cold) if scores_cold(config) else cold
         found = _measure(model, targets, rules, missed)
         seconds = time.perf_counter() - fitted
         floors.append(Floor(label, config, found.get(False), found.get(True), fitted - started, seconds))

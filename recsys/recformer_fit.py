@@ -19,15 +19,15 @@ from pytorch_lightning.callbacks import Callback
 from recsys.checkpoints import BEST, LAST, ran_out_of_patience
 from recsys.config import RecformerConfig, TrainingConfig
 from recsys.dataset import Targets
-from recsys.models.recformer import Recformer, build_recformer, sentences_of
+from recsys.fresh import catalogue_tokenizer
+from recsys.models.reading import sentences_of
+from recsys.models.recformer import Recformer, build_recformer
 from recsys.processes import Processes
 from recsys.progress import epoch_reporter
 from recsys.recformer_training import FineTuning, PreTraining
 from recsys.schema import ITEM_ID
 from recsys.sequences import Ragged
-from recsys.text.attributes import text_columns
 from recsys.text.backbone import Backbone
-from recsys.text.tokens import ItemTokenizer
 from recsys.torch_settings import cpu_threads, quiet_lightning, seeded
 from recsys.training import Fitted, OnEpoch, Progress, checked_steps, make_trainer
 
@@ -98,11 +98,7 @@ def make_recformer(config: RecformerConfig, items: pa.Table) -> tuple[Recformer,
         InputError: the items have no text, or the backbone cannot be read.
     """
     backbone = Backbone.read(config.backbone) if config.backbone else None
-    if backbone:
-        tokenizer = backbone.tokenizer
-    else:
-        columns = text_columns(items, config.attributes, config.max_attributes)
-        tokenizer = ItemTokenizer.trained_on(items, columns, size=config.vocabulary, kind=config.tokenizer)
+    tokenizer = backbone.tokenizer if backbone else catalogue_tokenizer(config, items)
     sentences = sentences_of(config, tokenizer, items)
     model = build_recformer(config, tokenizer, sentences)
     if backbone:

@@ -75,6 +75,9 @@ class FineTuning(EncoderTraining):
         if not self.frozen_table:
             self.model.refresh()
 
+    def fill_table(self) -> None:
+        """Leave the table as the epoch began with it."""
+
     def loss(self, step: Step) -> torch.Tensor:
         """Of the histories' vectors against the table."""
         vectors_BD = self.vectors(self.model.stream(*newest_first(step)))
@@ -127,9 +130,8 @@ class PreTraining(FineTuning):
         """Tie draws to the epoch's number; the table is encoded for validation alone."""
         EncoderTraining.on_train_epoch_start(self)
 
-    def on_validation_epoch_start(self) -> None:
+    def fill_table(self) -> None:
         """Encode the items, which the weights that are kept then belong to."""
-        super().on_validation_epoch_start()
         self.model.refresh()
 
     def loss(self, step: Step) -> torch.Tensor:

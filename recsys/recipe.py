@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from recsys.batching import windows
-from recsys.config import ExperimentConfig, ModelConfig
-from recsys.config.base import Config
-from recsys.config.models import TransformerConfig
+from recsys.config import Config, ExperimentConfig, ModelConfig, TransformerConfig
 from recsys.dataset import PreparedData
 from recsys.objectives import OBJECTIVES
 from recsys.sequences import Ragged

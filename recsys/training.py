@@ -83,7 +83,7 @@ class EncoderTraining(pl.LightningModule):
         self.log_chance: torch.Tensor
         self.register_buffer("log_chance", steps.negatives.log_chance, persistent=False)
         if config.loss != "full":  # their gradients are sparse, which not every backend of DDP can add
-            weights = ["encoder.item_embedding.weight", "encoder.item_bias"]
+            weights = [f"encoder.{name}" for name in encoder.row_weights]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, weights)  # type: ignore[no-untyped-call]
 
     def train_dataloader(self) -> Steps:
@@ -140,6 +140,11 @@ class EncoderTraining(pl.LightningModule):
         if not all(weight.isfinite().all() for weight in self.encoder.parameters()):
             raise _diverged(self.current_epoch + 1)
         self._sums = torch.zeros(3, dtype=torch.float64)
+        self.fill_table()
+
+    def fill_table(self) -> None:
+        """Bring what validation reads of the items up to the weights."""
+        self.encoder.refresh()
 
     def validation_step(self, places_B: NDArray[np.int64], batch_idx: int) -> None:
         """NDCG@10 and HR@10 of this process's share of a chunk, by the targets' rule for seen items."""
@@ -308,6 +313,7 @@ def fit_encoder(
     chosen = best if validation is not None else last
     state = torch.load(chosen, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(state["state_dict"])
+    encoder.refresh()
     seconds = time.perf_counter() - started
     return Fitted(encoder.cpu().eval(), int(state["epoch"]) + 1, seconds, trainer.world_size)
 

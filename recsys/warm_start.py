@@ -21,7 +21,9 @@ from recsys.bundle import WEIGHTS_FILE, Bundle
 from recsys.config import EncoderConfig, ExperimentConfig, setting_differences
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.models import COUNTING, TEXT_ENCODERS, build_encoder
+from recsys.fresh import fresh_encoder
+from recsys.models import COUNTING
+from recsys.models.text_tower import SENTENCES
 from recsys.models.transformer import Transformer
 from recsys.sequences import Ragged
 
@@ -29,6 +31,8 @@ FREE = {"dropout", "attention_dropout", "mask_prob", "last_item_prob", "next_ite
 """Settings of an encoder that no weight depends on; all others must be those of the bundle."""
 ITEM_ROWS = {"item_embedding.weight": (1, 1), "item_bias": (0, 0)}
 """Weights with a row an item -> rows before and after these (PAD and MASK), taken over as they are."""
+CATALOGUE = {f"tower.{name}" for name in (*SENTENCES, "features")} | {"item_vectors", "trained_items"}
+"""What a model keeps of its items and computes anew of others."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class WarmStart:
                 raise InputError(
                     f"`{model}` of {where} counts and has no weights to start from; train it without --from"
                 )
-            if model in TEXT_ENCODERS:
+            if model == "recformer":
                 raise InputError(
                     f"`{model}` of {where} knows items by their text, not by their id; start it from a "
                     "bundle with model.backbone instead of --from"
@@ -119,12 +123,15 @@ class WarmStart:
             data: the new data, with V items.
             training: the sequences to train on, with the neighbours of new items.
         """
-        encoder = build_encoder(config, len(data.vocabulary))
-        former = cast(Transformer, self.bundle.model).state_dict()
+        former_model = cast(Transformer, self.bundle.model)
+        encoder = fresh_encoder(config, data.items, training, tokenizer=former_model.tokenizer)
+        former = former_model.state_dict()
         rows = self.known(data)
         with torch.no_grad():
             for name, weights in encoder.state_dict().items():  # these share memory with the encoder's own
-                if name not in ITEM_ROWS:
+                if name in CATALOGUE:
+                    continue
+                if name not in encoder.row_weights:
                     weights.copy_(former[name])
                     continue
                 before, after = ITEM_ROWS[name]
@@ -133,6 +140,8 @@ class WarmStart:
                 weights[items.stop :] = former[name][len(former[name]) - after :]
                 old_UD = former[name][before : len(former[name]) - after]
                 weights[items] = _placed(old_UD, weights[items], rows, training)
+        if encoder.tower:
+            encoder.tower.read()
         return encoder
 
 

@@ -16,7 +16,8 @@ from transformers import BertModel, LongformerConfig, LongformerModel
 
 from recsys.config import RecformerConfig
 from recsys.errors import InputError
-from recsys.models.recformer import build_recformer, sentences_of
+from recsys.models.reading import sentences_of
+from recsys.models.recformer import build_recformer
 from recsys.models.text_encoder import TextEncoder
 from recsys.text.backbone import Backbone, resolved
 from recsys.text.stream import SentenceTable

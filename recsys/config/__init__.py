@@ -34,8 +34,9 @@ from recsys.config.models import (
     RecentPopularityConfig,
     ReplayConfig,
     SASRecConfig,
+    TransformerConfig,
 )
-from recsys.config.text import CategoryPopularityConfig, RecformerConfig, TextKNNConfig
+from recsys.config.text import CategoryPopularityConfig, RecformerConfig, SentenceConfig, TextKNNConfig
 from recsys.config.training import TrainingConfig
 
 __all__ = [
@@ -61,10 +62,12 @@ __all__ = [
     "RecformerConfig",
     "ReplayConfig",
     "SASRecConfig",
+    "SentenceConfig",
     "SplitConfig",
     "TextKNNConfig",
     "TrackingConfig",
     "TrainingConfig",
+    "TransformerConfig",
     "UserHoldout",
     "build_config",
     "default_tracking_uri",

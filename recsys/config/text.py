@@ -11,7 +11,23 @@ from recsys.config.base import Config
 Attributes = tuple[str, ...] | None
 
 
-class RecformerConfig(Config):
+class SentenceConfig(Config):
+    """How the attributes of an item become a sentence of tokens."""
+
+    attributes: Attributes = Field(
+        None,
+        strict=False,
+        description="columns that make the sentence, in order; default: title, then others",
+    )
+    max_attributes: int = Field(3, ge=1, description="at most so many attributes of an item")
+    max_attribute_tokens: int = Field(32, ge=1, description="tokens of a value that are read")
+    tokenizer: Literal["wordpiece", "bpe"] = Field(
+        "wordpiece", description="trained on the catalogue's texts: WordPiece, lower case, or byte-level BPE"
+    )
+    vocabulary: int = Field(8000, ge=100, description="tokens that the trained tokenizer has at most")
+
+
+class RecformerConfig(SentenceConfig):
     """Items as the sentences of their attributes, histories as sentences of these (Li et al. 2023)."""
 
     name: Literal["recformer"] = "recformer"
@@ -23,13 +39,6 @@ class RecformerConfig(Config):
         description="start from these weights and their tokenizer: the folder of a recformer bundle, or a "
         "BERT, RoBERTa or Longformer checkpoint, by folder or hub id (extra `text`); sizes are theirs",
     )
-    attributes: Attributes = Field(
-        None,
-        strict=False,
-        description="columns that make the sentence, in order; default: title, then others",
-    )
-    max_attributes: int = Field(3, ge=1, description="at most so many attributes of an item")
-    max_attribute_tokens: int = Field(32, ge=1, description="tokens of a value that are read")
     max_length: int = Field(50, ge=2, description="newest items of a history that are read")
     max_tokens: int = Field(512, ge=2, description="tokens of a history that are read, newest items first")
     window: int = Field(64, ge=2, multiple_of=2, description="tokens that a token attends to, half each side")
@@ -40,10 +49,6 @@ class RecformerConfig(Config):
     norm_eps: float = Field(1e-12, gt=0, description="added to variances in LayerNorm")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of embeddings and residual branches")
     temperature: float = Field(0.05, gt=0, description="tau: a score is a cosine divided by it")
-    tokenizer: Literal["wordpiece", "bpe"] = Field(
-        "wordpiece", description="trained on the catalogue's texts: WordPiece, lower case, or byte-level BPE"
-    )
-    vocabulary: int = Field(8000, ge=100, description="tokens that the trained tokenizer has at most")
     unknown_prob: float = Field(
         0.01,
         ge=0,

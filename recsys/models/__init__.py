@@ -13,25 +13,30 @@ from numpy.typing import NDArray
 from recsys.config import ModelConfig
 from recsys.errors import InputError
 from recsys.models.category_popularity import CategoryPopularity, fit_category_popularity
+from recsys.models.hybrid import hybrid_from_state
 from recsys.models.item_knn import ItemKNN, fit_item_knn
 from recsys.models.markov import Markov, fit_markov
 from recsys.models.popularity import Popularity, fit_popularity, fit_recent_popularity
 from recsys.models.protocol import CountingModel
-from recsys.models.recformer import Recformer, recformer_from_state
+from recsys.models.reading import TextReader
+from recsys.models.recformer import recformer_from_state
 from recsys.models.replay import Replay, fit_replay
 from recsys.models.text_knn import TextKNN, fit_text_knn
+from recsys.models.text_tower import TextTower
 from recsys.models.transformer import Transformer, build_bert4rec, build_sasrec
 from recsys.sequences import Ragged
 from recsys.text.tokens import ItemTokenizer
 
-ENCODERS: dict[str, Callable[[Any, int], Transformer]] = {
+ENCODERS: dict[str, Callable[[Any, int, TextTower | None], Transformer]] = {
     "bert4rec": build_bert4rec,
     "sasrec": build_sasrec,
 }
-"""Name -> (configuration, number of items) -> an `Encoder` with fresh weights."""
+"""Name -> (configuration, number of items, tower of their texts) -> an `Encoder` with fresh weights."""
 
-TEXT_ENCODERS: dict[str, Callable[[Any, int, dict[str, torch.Tensor], ItemTokenizer], Recformer]] = {
+TEXT_ENCODERS: dict[str, Callable[[Any, int, dict[str, torch.Tensor], ItemTokenizer], TextReader]] = {
     "recformer": recformer_from_state,
+    "bert4rec": hybrid_from_state,
+    "sasrec": hybrid_from_state,
 }
 """Name -> (configuration, number of items, weights, tokenizer) -> an `Encoder` that reads items' texts."""
 
@@ -52,8 +57,15 @@ COUNTS_WITH_ITEMS = frozenset({"text_knn", "category_popularity"})
 ANSWERS_SEEN = frozenset({"replay"})
 """Models that answer with items of the history: without them they say nothing."""
 
-SCORES_COLD = frozenset({*TEXT_ENCODERS, *COUNTS_WITH_ITEMS})
-"""Models that know items without a training event by something else; for all others these are misses."""
+
+def reads_text(config: ModelConfig) -> bool:
+    """Whether an encoder knows items by their text, alone or besides."""
+    return config.name == "recformer" or getattr(config, "item_encoder", "id") != "id"
+
+
+def scores_cold(config: ModelConfig) -> bool:
+    """Whether a model knows items without a training event by something else; otherwise these are misses."""
+    return config.name in COUNTS_WITH_ITEMS or reads_text(config)
 
 
 def check_has_answers(model: str, *, exclude_seen: bool) -> None:
@@ -73,9 +85,9 @@ def check_has_answers(model: str, *, exclude_seen: bool) -> None:
         )
 
 
-def build_encoder(config: ModelConfig, n_items: int) -> Transformer:
-    """An encoder with fresh weights, drawn from the global torch generator."""
-    return ENCODERS[config.name](config, n_items)
+def build_encoder(config: ModelConfig, n_items: int, tower: TextTower | None = None) -> Transformer:
+    """An encoder with fresh weights, drawn from the global torch generator; `tower` reads items' texts."""
+    return ENCODERS[config.name](config, n_items, tower)
 
 
 def fit_counting(

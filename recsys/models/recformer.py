@@ -16,14 +16,13 @@ Shapes: `B` histories, `L` items of a history, `E` items of all of them, `D` wid
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
-import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from recsys.config import RecformerConfig
+from recsys.models.reading import joined_sentences
 from recsys.models.text_encoder import TextEncoder
 from recsys.schema import PAD
 from recsys.text.stream import SentenceTable, Stream
@@ -31,7 +30,6 @@ from recsys.text.tokens import ItemTokenizer, Sentences
 
 HISTORIES_AT_ONCE = 64
 """Of `encode`: few enough for the caches. A multiple of four, see `recsys.encoding`."""
-TOKENS_AT_ONCE = 2**13
 
 
 class Recformer(nn.Module):
@@ -146,23 +144,33 @@ class Recformer(nn.Module):
         return other
 
     @torch.no_grad()
+    def extended(self, sentences: Sentences) -> Recformer:
+        """A view of the model with more items, after its own."""
+        table = joined_sentences(*self.sentences, sentences)
+        names = ("sentence_tokens", "sentence_types", "sentence_offsets")
+        vectors = torch.cat([self.item_vectors, self.with_sentences(sentences).item_vectors])
+        other = copy.copy(self)
+        other._buffers = self._buffers | dict(zip(names, table, strict=True)) | {"item_vectors": vectors}
+        return other
+
+    def extended_state(self, sentences: Sentences) -> dict[str, torch.Tensor]:
+        """Weights of `extended`, to be stored."""
+        return dict(self.extended(sentences).state_dict())
+
+    @property
+    def row_weights(self) -> list[str]:
+        """Weights with a row an item: none."""
+        return []
+
+    @torch.no_grad()
     def _fill_table(self) -> None:
         """Encode every item, those of similar length together."""
         training = self.item_encoder.training
         self.item_encoder.eval()
-        for items in self._by_length():
+        for rows in self.sentences.by_length():
+            items = rows[rows > 0]
             self.item_vectors[items - 1] = _unit(self.item_encoder.summaries(self.item_stream(items)))
         self.item_encoder.train(training)  # Lightning warns of a part that is in another mode
-
-    def _by_length(self) -> Iterator[torch.Tensor]:
-        lengths = self.sentence_offsets[2:] - self.sentence_offsets[1:-1]
-        order = torch.argsort(lengths, stable=True)
-        start = 0
-        while start < len(order):
-            # The longest of a part decides; parts of a part are shorter still.
-            size = max(TOKENS_AT_ONCE // (int(lengths[order[start]]) + 1), 1)
-            yield order[start : start + size] + 1
-            start += size
 
 
 def _unit(states_BD: torch.Tensor) -> torch.Tensor:
@@ -214,30 +222,6 @@ def recformer_from_state(
     model = build_recformer(config, tokenizer, stored)
     model.load_state_dict(state)
     return model
-
-
-def sentences_of(config: RecformerConfig, tokenizer: ItemTokenizer, items: pa.Table) -> Sentences:
-    """Sentences of an item table's rows, as the configuration says.
-
-    Raises:
-        InputError: no column of it is a text.
-    """
-    return tokenizer.sentences(
-        items,
-        config.attributes,
-        max_attributes=config.max_attributes,
-        max_tokens=config.max_attribute_tokens,
-    )
-
-
-def for_catalogue(model: object, config: object, items: pa.Table) -> Recformer:
-    """A trained model over another item table, which is encoded.
-
-    Raises:
-        InputError: the table has no text.
-    """
-    assert isinstance(model, Recformer) and isinstance(config, RecformerConfig)
-    return model.with_sentences(sentences_of(config, model.tokenizer, items))
 
 
 def stage_epochs(model: object) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from recsys.errors import InputError
 from recsys.evaluation import Evaluation, check_trained_on, evaluate, evaluate_bundle
 from recsys.floors import floors_for
 from recsys.index import IndexInfo, read_index_info
-from recsys.models import ANSWERS_SEEN, SCORES_COLD, check_has_answers, fit_counting
+from recsys.models import ANSWERS_SEEN, check_has_answers, fit_counting, scores_cold
 from recsys.report.examples import Example, example_users
 
 COMPARED = ("hr@10", "ndcg@10")
@@ -162,7 +162,7 @@ def _baselines(
             split=model.split,
             exclude_seen=model.exclude_seen,
             seed=model.seed,
-            scores_cold=config.name in SCORES_COLD,
+            scores_cold=scores_cold(config),
         )
         differences = compare(evaluation, model, metrics=COMPARED, seed=model.seed).differences
         found.append(Baseline(name, evaluation, differences))

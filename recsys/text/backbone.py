@@ -32,6 +32,8 @@ SIZES = {
     "norm_eps": "layer_norm_eps",
 }
 """Our name of a size -> the checkpoint's."""
+WINDOW = 512
+"""Tokens that see each other where a backbone reads one item: all of them."""
 FAMILIES = ("bert", "roberta", "xlm-roberta", "longformer")
 _CONFIG, _SAFE, _PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 _VOCABULARIES = ((TOKENIZER_FILE,), ("vocab.txt",), ("vocab.json", "merges.txt"))
@@ -99,13 +101,7 @@ def resolved(config: RecformerConfig) -> RecformerConfig:
     """
     if config.backbone is None:
         return config
-    folder = backbone_folder(config.backbone)
-    if _is_bundle(folder):
-        model = load_config(folder / CONFIG_FILE).model
-        sizes = {name: getattr(model, name) for name in SIZES}
-    else:
-        settings = _settings(folder)
-        sizes = {ours: settings[theirs] for ours, theirs in SIZES.items()}
+    sizes = _sizes(backbone_folder(config.backbone))
     for name in config.model_fields_set & sizes.keys():
         if getattr(config, name) != sizes[name]:
             raise InputError(
@@ -113,6 +109,31 @@ def resolved(config: RecformerConfig) -> RecformerConfig:
                 f"leave model.{name} out"
             )
     return RecformerConfig.model_validate({**config.model_dump(), **sizes})
+
+
+def encoder_of(name: str, backbone: Backbone) -> TextEncoder:
+    """The encoder of a backbone, of its own sizes and with its weights."""
+    encoder = TextEncoder(
+        tokens=len(backbone.weights["token_embedding.weight"]),
+        max_tokens=len(backbone.weights["place_embedding.weight"]),
+        max_items=1,
+        window=WINDOW,
+        dropout=0.0,
+        **_sizes(backbone_folder(name)),
+    )
+    backbone.put_into(encoder)
+    with torch.no_grad():  # a sentence is one item, of which the backbone knows no place
+        encoder.item_embedding.weight.zero_()
+    return encoder
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    """Sizes of a backbone's encoder, under our names."""
+    if _is_bundle(folder):
+        model = load_config(folder / CONFIG_FILE).model
+        return {name: getattr(model, name) for name in SIZES}
+    settings = _settings(folder)
+    return {ours: settings[theirs] for ours, theirs in SIZES.items()}
 
 
 def backbone_folder(name: str) -> Path:

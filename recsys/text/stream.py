@@ -8,6 +8,7 @@ Shapes: `B` histories, `E` items of all of them, `n` blocks, `c` columns of a bl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,10 @@ from recsys.text.tokens import PADDING, START
 
 BLOCK_STEP = 8
 """Blocks that hold whole sentences are a multiple of this wide, so that few shapes occur."""
+
+
+TOKENS_AT_ONCE = 2**13
+"""Of sentences that are encoded each for itself: few enough for the caches."""
 
 
 class Stream(NamedTuple):
@@ -46,6 +51,17 @@ class SentenceTable(NamedTuple):
     tokens_N: torch.Tensor
     types_N: torch.Tensor
     offsets: torch.Tensor
+
+    def by_length(self) -> Iterator[torch.Tensor]:
+        """All rows, those of similar length together."""
+        lengths = self.offsets[1:] - self.offsets[:-1]
+        order = torch.argsort(lengths, stable=True)
+        start = 0
+        while start < len(order):
+            # The longest of a part decides; parts of a part are shorter still.
+            size = max(TOKENS_AT_ONCE // (int(lengths[order[start]]) + 1), 1)
+            yield order[start : start + size]
+            start += size
 
     def stream(
         self,

@@ -18,7 +18,7 @@ from recsys.errors import InputError
 from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evaluate
 from recsys.experiment import train
 from recsys.history import HISTORY_FILE
-from recsys.models import ANSWERS_SEEN, ENCODERS, SCORES_COLD, fit_counting
+from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting, scores_cold
 from recsys.models.protocol import Model
 from recsys.recipe import settled
 from recsys.run_state import STATE_FILE
@@ -137,7 +137,7 @@ def measure_floor(label: str, config: ModelConfig, board: Board) -> None:
     started = time.perf_counter()
     fitted = fit_counting(config, data.training(), times, len(data.vocabulary), data.items)
     facts = {"seconds": round(time.perf_counter() - started, 2), "versions": environment().packages}
-    board.measure(fitted, model | facts, rules, scores_cold=config.name in SCORES_COLD)
+    board.measure(fitted, model | facts, rules, scores_cold=scores_cold(config))
 
 
 def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Path) -> None:
@@ -154,7 +154,7 @@ def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Pa
     rules = board.missing(model)
     if rules:
         bundle, facts = trained_encoder(config, board, work)
-        board.measure(bundle.model, model | facts, rules)
+        board.measure(bundle.model, model | facts, rules, scores_cold=scores_cold(config.model))
 
 
 def encoder_identity(label: str, config: ExperimentConfig) -> Row:
