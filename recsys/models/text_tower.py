@@ -19,7 +19,7 @@ from recsys.models.text_encoder import TextEncoder
 from recsys.text.stream import SentenceTable
 from recsys.text.tokens import PADDING, VALUE, ItemTokenizer, Sentences
 
-WIDER = 4
+WIDER = 2
 """Width of the network's inner layer in D."""
 SENTENCES = ("sentence_tokens", "sentence_types", "sentence_offsets")
 
@@ -54,7 +54,7 @@ class TextTower(nn.Module):
         if encoder is None:
             width = dim
             self.token_embedding = nn.Embedding(len(tokenizer), dim)
-            nn.init.normal_(self.token_embedding.weight, std=1.0)
+            nn.init.normal_(self.token_embedding.weight, std=0.05)
         else:
             encoder.requires_grad_(False)
             width = encoder.token_embedding.embedding_dim
