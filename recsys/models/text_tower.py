@@ -10,6 +10,8 @@ Shapes: `V` items, `U` of them, `N` tokens of all sentences, `F` width of featur
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,6 +23,10 @@ from recsys.text.tokens import PADDING, VALUE, ItemTokenizer, Sentences
 
 WIDER = 2
 """Width of the network's inner layer in D."""
+LENGTH = 0.5
+"""Of a text's vector on average, about what items' own vectors grow to. It is fixed, and what texts have in
+common is taken off (Ioffe and Szegedy, "Batch Normalization", ICML 2015): left to itself the network made all
+texts alike and longer than own vectors, which then said little."""
 SENTENCES = ("sentence_tokens", "sentence_types", "sentence_offsets")
 
 
@@ -64,15 +70,10 @@ class TextTower(nn.Module):
             sizes = encoder.blocks[0].heads, 2 * encoder.reach, encoder.embedding_norm.eps
             self.register_buffer("encoder_sizes", torch.tensor(sizes, dtype=torch.float64))
         self.norm = nn.LayerNorm(width)
-        self.straight = nn.Linear(width, dim)
+        self.straight = nn.Linear(width, dim, bias=False)
         self.widen = nn.Linear(width, WIDER * dim)
-        self.narrow = nn.Linear(WIDER * dim, dim)
-        for linear in (
-            self.straight,
-            self.narrow,
-        ):  # as long as items' own vectors
-            nn.init.normal_(linear.weight, std=0.02 / linear.in_features**0.5)
-            nn.init.zeros_(linear.bias)
+        self.narrow = nn.Linear(WIDER * dim, dim, bias=False)
+        self.centre = nn.BatchNorm1d(dim, affine=False)
 
     def forward(self, items_U: torch.Tensor) -> torch.Tensor:
         """(U, D) vectors of the texts of items; 0 is the text of those that have none."""
@@ -108,8 +109,9 @@ class TextTower(nn.Module):
 
     def _projected(self, features_UF: torch.Tensor) -> torch.Tensor:
         normed_UF = self.norm(features_UF)
-        projected_UD: torch.Tensor = self.straight(normed_UF) + self.narrow(F.gelu(self.widen(normed_UF)))
-        return projected_UD
+        projected_UD = self.straight(normed_UF) + self.narrow(F.gelu(self.widen(normed_UF)))
+        centred_UD: torch.Tensor = self.centre(projected_UD)
+        return centred_UD * (LENGTH / math.sqrt(centred_UD.shape[1]))
 
     def _means(self, table: SentenceTable, rows_U: torch.Tensor) -> torch.Tensor:
         """(U, D) mean vectors of the tokens of sentences; keys, which all items share, say nothing."""
