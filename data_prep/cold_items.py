@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import narwhals as nw
 
-from data_prep.cleaning import Frame, Removal, positions, size
+from data_prep.cleaning import Removal, positions, size
+from data_prep.frame_types import Frame
 from data_prep.splits import WITHHELD, flag_withheld
 from recsys import schema
 from recsys.config import ItemCold

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_judge, cli_text, cli_tune
+from recsys import cli_data, cli_judge, cli_serve, cli_text, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -24,6 +24,7 @@ from recsys.cli_options import (
     Overrides,
     SplitName,
     TrackingUri,
+    backend_named,
     bundle_folder,
 )
 from recsys.console import fail, say, show_answer, usage, writable, write_json
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from recsys.recommender import Recommender
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+INTERRUPTED = 130
+"""What Typer makes of Ctrl-C."""
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Click's own, or that of the copy that newer versions of typer carry."""
 
@@ -66,15 +69,6 @@ def quickstart(
     report = export_all(recommender, _prepared(recommender, None), out / "recommendations.parquet", k=20)
     say(f"exported {report.sequences:,} lists to {report.path} in {report.seconds:.1f} s")
     say(f"next: recsys serve {recommender.bundle.folder}")
-
-
-@app.command()
-def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Logs -> a prepared data set."""
-    from data_prep.prepare import prepare as prepare_log
-
-    for line in prepare_log(_load(config, overrides)).lines():
-        say(line)
 
 
 @app.command()
@@ -157,12 +151,9 @@ def floors(
 
 
 for command in (
-    cli_tune.tune,
-    cli_judge.evaluate,
-    cli_judge.compare,
-    cli_judge.report,
-    cli_text.pretrain,
-    cli_text.add_items,
+    *(cli_data.download, cli_data.prepare, cli_data.quality),
+    *(cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report),
+    *(cli_text.pretrain, cli_text.add_items),
 ):
     app.command()(command)
 
@@ -183,7 +174,7 @@ def index(
 
     loaded = Bundle.load(bundle_folder(bundle, tracking_uri))
     queries = index_queries(loaded.prepared_data(data))
-    info = build_index(loaded, queries, recall=recall, dim=dim, backend=_backend(backend) or "annoy")
+    info = build_index(loaded, queries, recall=recall, dim=dim, backend=backend_named(backend) or "annoy")
     say(
         f"{info.count:,} items, {info.dimension} dimensions, {info.trees} trees, search_k {info.search_k}: "
         f"recall@{info.k} {info.recall:.4f} (asked {info.asked_recall}) on {info.queries:,} histories"
@@ -241,18 +232,8 @@ def export(
         say("note: this data is not what the model was trained on (same items, other events)")
 
 
-@app.command()
-def serve(
-    bundle: BundleName,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
-    backend: Backend = None,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """The endpoint, until it is stopped."""
-    from serving.server import serve as run_server
-
-    run_server(_recommender(bundle, backend, tracking_uri), host, port)
+app.command()(cli_serve.serve)
+app.command("api-key")(cli_serve.api_key)
 
 
 @app.command()
@@ -304,11 +285,11 @@ def prepare_frame(frame: object, tree: dict[str, Any], items: object = None) -> 
 
 
 def main() -> None:
-    """Entry point: 0 done, 2 bad usage or input (one line), 1 a failure of ours."""
+    """Entry point: 0 done, 2 bad usage or input (one line), 130 interrupted, 1 a failure of ours."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        sys.exit(app(arguments or ["--help"], standalone_mode=False))
+        code = app(arguments or ["--help"], standalone_mode=False)
     except UsageError as error:
         fail(usage(error), 2, debug)
     except InputError as error:
@@ -318,6 +299,10 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1, debug)
+    if code == INTERRUPTED:
+        goes_on = "; with --resume it goes on from its last finished epoch" if arguments[0] == "train" else ""
+        fail(f"interrupted{goes_on}", INTERRUPTED, debug=False)
+    sys.exit(code)
 
 
 def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:
@@ -334,16 +319,10 @@ def _check_input(config: ExperimentConfig) -> None:
         say(f"note: {line}")
 
 
-def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, which the type checker cannot see
-    if name not in (None, "annoy", "exact", "auto"):
-        raise InputError(f"backend `{name}` is unknown; known: annoy, exact, auto")
-    return name
-
-
 def _recommender(bundle: str, backend: str | None, tracking_uri: str | None) -> Recommender:
     from recsys.recommender import Recommender
 
-    return Recommender.load(bundle_folder(bundle, tracking_uri), backend=_backend(backend))
+    return Recommender.load(bundle_folder(bundle, tracking_uri), backend=backend_named(backend))
 
 
 def _prepared(recommender: Recommender, data: Path | None) -> PreparedData:

@@ -85,7 +85,7 @@ class WarmStart:
             raise InputError(
                 f"{named} knows none of the {len(data.vocabulary)} items of {data.path}; train without --from"
             )
-        _check_unseen(bundle, named, config, data)
+        check_unseen(bundle, named, config, data)
         return start
 
     @property
@@ -182,7 +182,7 @@ def _beside(table_VD: NDArray[np.float32], known: NDArray[np.bool_], training: R
     return means_VD
 
 
-def _check_unseen(bundle: Bundle, named: str, config: ExperimentConfig, data: PreparedData) -> None:
+def check_unseen(bundle: Bundle, named: str, config: ExperimentConfig, data: PreparedData) -> None:
     """Refuse a bundle that was fitted to what validation and test now ask for.
 
     Raises:

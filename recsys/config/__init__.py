@@ -5,6 +5,7 @@ from recsys.config.data import (
     CleanConfig,
     Columns,
     DataConfig,
+    ExpectConfig,
     GlobalTime,
     ItemCold,
     ItemColumns,
@@ -36,6 +37,13 @@ from recsys.config.models import (
     SASRecConfig,
     TransformerConfig,
 )
+from recsys.config.sessions import (
+    SessionConfig,
+    SessionsByColumn,
+    SessionsByDay,
+    SessionsByGap,
+    WholeSequences,
+)
 from recsys.config.text import CategoryPopularityConfig, RecformerConfig, SentenceConfig, TextKNNConfig
 from recsys.config.training import TrainingConfig
 
@@ -47,6 +55,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EncoderConfig",
+    "ExpectConfig",
     "ExperimentConfig",
     "GlobalTime",
     "IndexConfig",
@@ -63,12 +72,17 @@ __all__ = [
     "ReplayConfig",
     "SASRecConfig",
     "SentenceConfig",
+    "SessionConfig",
+    "SessionsByColumn",
+    "SessionsByDay",
+    "SessionsByGap",
     "SplitConfig",
     "TextKNNConfig",
     "TrackingConfig",
     "TrainingConfig",
     "TransformerConfig",
     "UserHoldout",
+    "WholeSequences",
     "build_config",
     "default_tracking_uri",
     "load_config",

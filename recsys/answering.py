@@ -1,0 +1,199 @@
+"""Several questions answered with one pass through the encoder and few searches, each as if it were alone.
+
+Shapes: `V` items.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.answers import (
+    RECENT_POPULARITY,
+    Filters,
+    Question,
+    Recommendations,
+    Row,
+    Search,
+    spread,
+    why_fewer,
+)
+from recsys.errors import InputError
+from recsys.search import Found
+from recsys.sequences import Ragged
+from recsys.vocabulary import ItemId
+
+if TYPE_CHECKING:
+    from recsys.recommender import Recommender
+
+Vectors = NDArray[np.float32]
+Queries = Vectors | Ragged
+"""(B, D) vectors for an index of vectors, the histories themselves for a counting one."""
+
+Observe = Callable[[str, float], None]
+"""Is told each stage of an answer (filter, encode, search) and its seconds."""
+
+
+def unobserved(stage: str, seconds: float) -> None:
+    """Nobody looks."""
+
+
+@contextmanager
+def _stage(name: str, observe: Observe) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        observe(name, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question that can be answered: its place among all, known items of its history, items allowed."""
+
+    place: int
+    question: Question
+    known: NDArray[np.int32]
+    allowed: NDArray[np.bool_] | None
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """Questions of one kind are one search; `at most m of each` searches alone."""
+        filters = self.question.filters
+        return (self.place,) if filters.max_per else (self.question.k, filters.exclude_seen, id(self.allowed))
+
+
+def answer_all(
+    recommender: Recommender, questions: Sequence[Question], observe: Observe
+) -> list[Recommendations | InputError]:
+    """See `Recommender.answer`."""
+    answers: dict[int, Recommendations | InputError] = {}
+    asked: list[_Asked] = []
+    masks: dict[int, NDArray[np.bool_] | None] = {}  # by filters, which questions of one request share
+    with _stage("filter", observe):
+        for place, question in enumerate(questions):
+            try:
+                asked.append(_asked(recommender, place, question, masks))
+            except InputError as error:
+                answers[place] = error
+    filled = [each for each in asked if len(each.known)]
+    with _stage("encode", observe):
+        queries = recommender.queries(Ragged.of([each.known for each in filled])) if filled else None
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for row, each in enumerate(filled):
+        kinds.setdefault(each.kind, []).append(row)
+    with _stage("search", observe):
+        for rows in kinds.values():
+            ours = queries.take(rows) if isinstance(queries, Ragged) else cast(Vectors, queries)[rows]
+            answers |= _answer_alike(recommender, [filled[row] for row in rows], ours)
+        for each in asked:
+            if not len(each.known):
+                question = each.question
+                found = best(recommender.popular, question.k, each.allowed, question.filters, recommender)
+                answers[each.place] = _told(recommender, each, found)
+    return [answers[place] for place in range(len(questions))]
+
+
+def best(
+    search: Search, k: int, allowed: NDArray[np.bool_] | None, filters: Filters, recommender: Recommender
+) -> Row:
+    """The answer to one question before its scores are looked at.
+
+    Args:
+        search: finds items for the question.
+        k: answers.
+        allowed: (V,) items that may come.
+        filters: of the question; of them, `max_per` is left to do.
+        recommender: knows the attributes of items.
+
+    Raises:
+        InputError: `max_per` names no attribute, or an m below 1.
+    """
+    if not filters.max_per:
+        indices, scores = search(k, allowed)
+        return indices[0], scores[0]
+    groups = [(recommender.catalogue.groups(name), most) for name, most in filters.max_per.items()]
+    mask = np.ones(len(recommender.vocabulary), dtype=bool) if allowed is None else allowed.copy()
+    return spread(search, k, mask, groups)
+
+
+def told(
+    recommender: Recommender,
+    question: Question,
+    row: Row,
+    unknown: list[ItemId],
+    fallback: Literal["recent popularity"] | None = None,
+) -> Recommendations:
+    """An answer in original ids, cut where scores are too low, which says why it has fewer than k items."""
+    indices, scores = row
+    filters, there = question.filters, indices > 0
+    enough = there if filters.min_score is None else there & (scores >= filters.min_score)
+    counts = int(there.sum()), int(enough.sum())
+    return Recommendations(
+        items=recommender.scored(indices[enough], scores[enough]),
+        unknown=unknown,
+        fallback=fallback,
+        fewer_because=why_fewer(filters, *counts, question.k, len(recommender.vocabulary)),
+        model_version=recommender.model_version,
+    )
+
+
+def check_question(k: int, filters: Filters) -> None:
+    """Refuse numbers below 1.
+
+    Raises:
+        InputError: k or an m of `max_per` is below 1.
+    """
+    if k < 1:
+        raise InputError(f"k is {k}; expected at least 1")
+    for name, most in filters.max_per.items():
+        if most < 1:
+            raise InputError(f"at most {most} of each `{name}` are asked for; expected at least 1")
+
+
+def _asked(
+    recommender: Recommender, place: int, question: Question, masks: dict[int, NDArray[np.bool_] | None]
+) -> _Asked:
+    history, filters = question.history, question.filters
+    if isinstance(history, str):
+        raise InputError(f"the history is the text {history!r}; expected a list of item ids: [{history!r}]")
+    check_question(question.k, filters)
+    for name in filters.max_per:
+        recommender.catalogue.groups(name)
+    if id(filters) not in masks:
+        masks[id(filters)] = recommender.catalogue.allowed_by(filters)
+    indices = recommender.vocabulary.encode(history)
+    return _Asked(place, question, indices[indices > 0], masks[id(filters)])
+
+
+def _answer_alike(
+    recommender: Recommender, members: list[_Asked], queries: Queries
+) -> dict[int, Recommendations | InputError]:
+    """Answers to questions of one kind, by their place."""
+    question, allowed = members[0].question, members[0].allowed
+    exclude = Ragged.of([each.known for each in members]) if question.filters.exclude_seen else None
+
+    def search(k: int, allowed: NDArray[np.bool_] | None) -> Found:
+        return recommender.search(queries, k, allowed, exclude)
+
+    try:
+        if question.filters.max_per:
+            rows = [best(search, question.k, allowed, question.filters, recommender)]
+        else:
+            rows = list(zip(*search(question.k, allowed), strict=True))
+    except InputError as error:  # of the model, and so of all of them
+        return {each.place: error for each in members}
+    return {each.place: _told(recommender, each, row) for each, row in zip(members, rows, strict=True)}
+
+
+def _told(recommender: Recommender, asked: _Asked, row: Row) -> Recommendations:
+    filters, vocabulary = asked.question.filters, recommender.vocabulary
+    named = dict.fromkeys([*asked.question.history, *(filters.allow or ()), *filters.deny])
+    unknown = [each for each in named if not vocabulary.index(each)]
+    return told(recommender, asked.question, row, unknown, None if len(asked.known) else RECENT_POPULARITY)
