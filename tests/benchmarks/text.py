@@ -59,17 +59,18 @@ class Experiment:
     candidates: tuple[str, ...] = ("all",)
 
 
-ID = {"BERT4Rec, id": ("model=bert4rec",)}
-TEXT = {"BERT4Rec, text": ("model=bert4rec", "model.item_encoder=text")}
-BOTH = {"BERT4Rec, id+text": ("model=bert4rec", "model.item_encoder=id+text")}
-MINILM = {
+Arms = dict[str, tuple[str, ...]]
+ID: Arms = {"BERT4Rec, id": ("model=bert4rec",)}
+TEXT: Arms = {"BERT4Rec, text": ("model=bert4rec", "model.item_encoder=text")}
+BOTH: Arms = {"BERT4Rec, id+text": ("model=bert4rec", "model.item_encoder=id+text")}
+MINILM: Arms = {
     "BERT4Rec, text of MiniLM": ("model=bert4rec", "model.item_encoder=text", "model.backbone=BACKBONE"),
     "BERT4Rec, id+text of MiniLM": (
         *("model=bert4rec", "model.item_encoder=id+text"),
         "model.backbone=BACKBONE",
     ),
 }
-FLOORS = {"popularity by category": ("model=category_popularity",), "text-kNN": ("model=text_knn",)}
+FLOORS: Arms = {"popularity by category": ("model=category_popularity",), "text-kNN": ("model=text_knn",)}
 DATA = {"yelp": "yelp-recformer", "ml-100k": "ml-100k"}
 """Name -> configuration."""
 EXPERIMENTS = {
@@ -143,10 +144,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
             assert bundle.vocabulary.hash == data.vocabulary.hash, "another catalogue"
             model, facts = bundle.model, {"best_epoch": bundle.manifest["best_epoch"]}
         else:
-            kind = "".join(filter(str.isalnum, label))
-            model, facts = arm(
-                config, data, options.work / "runs" / f"{name}-{kind}-{options.epochs}", options.work
-            )
+            folder = _run_folder(options, name, label)
+            model, facts = arm(config, data, folder, options.work)
         for candidates in experiment.candidates:
             found = evaluate(model, data, scores_cold=scores_cold(config.model), candidates=candidates)
             baseline = first.setdefault(candidates, found)
@@ -162,12 +161,16 @@ def zero_shot(source: str, target: str, options: argparse.Namespace) -> None:
     floor = evaluate(arm(knn, data, options.work, options.work)[0], data, scores_cold=True)
     name = f"{source} to {target}"
     _add(_row(name, "text-kNN", "all", data, floor, floor, {}))
-    kind = "".join(filter(str.isalnum, next(iter(TEXT))))
-    bundle = Bundle.load(options.work / "runs" / f"{source}-{kind}-{options.epochs}" / "bundle")
+    bundle = Bundle.load(_run_folder(options, source, next(iter(TEXT))) / "bundle")
     model = for_catalogue(bundle.model, bundle.config.model, data.items)
     found = evaluate(model, data, scores_cold=True)
     chance = {RANDOM: round(10 / len(data.vocabulary), 6)}
     _add(_row(name, f"{next(iter(TEXT))}, zero-shot", "all", data, found, floor, chance))
+
+
+def _run_folder(options: argparse.Namespace, name: str, label: str) -> Path:
+    kind = "".join(filter(str.isalnum, label))
+    return Path(options.work) / "runs" / f"{name}-{kind}-{options.epochs}"
 
 
 def _row(
@@ -205,13 +208,9 @@ def _add(row: dict[str, Any]) -> None:
     means = "  ".join(f"{metric} {row['metrics'][metric]['mean']:.4f}" for metric in METRICS)
     found = row.get("difference", {}).get("ndcg@10")
     paired = f"  ndcg@10 {found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})" if found else ""
-    known = "  ".join(
-        f"{key} {row[key]}" for key in ("best_epoch", "seconds", "cpu_seconds", RANDOM) if key in row
-    )
-    print(
-        f"{row['experiment']}, {row['candidates']} items, {row['model']}: {means}{paired}  {known}",
-        flush=True,
-    )
+    facts = (f"{key} {row[key]}" for key in ("best_epoch", "seconds", "cpu_seconds", RANDOM) if key in row)
+    where = f"{row['experiment']}, {row['candidates']} items, {row['model']}"
+    print(f"{where}: {means}{paired}  {'  '.join(facts)}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -227,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", default="", help="labels, split by `;`; default: all")
     options = parser.parse_args(arguments)
     if options.experiments[0] == "zero-shot":
-        zero_shot(*options.experiments[1:], options)
+        _, source, target = options.experiments
+        zero_shot(source, target, options)
         return
     for name in options.experiments:
         measure(name, options)
