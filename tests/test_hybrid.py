@@ -189,3 +189,50 @@ def test_features_of_a_backbone_stay_as_they_are(songs: PreparedData, tmp_path: 
     added = add_items(bundle, table).bundle.model
     assert isinstance(added, Transformer)
     torch.testing.assert_close(added.item_table()[-1], model.item_table()[COLD[0] - 1], atol=1e-4, rtol=1e-4)
+
+
+def test_items_that_are_described_stand_in_a_history_and_are_scored(
+    songs: PreparedData, bundle: Bundle
+) -> None:
+    build_index(bundle, songs.targets("test").histories, k=20)
+    recommender = Recommender.load(bundle.folder, backend="exact")
+    heard = next(index for index in range(2, N_ITEMS) if successor(index) not in COLD)
+    by_id = [f"s{heard - 1}", f"s{heard}"]
+    unheard = {name: column[0].as_py() for name, column in song_table([COLD[0]]).items()}
+    plain = recommender.recommend(by_id, 5)
+    asked = [Question([f"s{COLD[0]}"], 5), Question([ItemText(unheard)], 5), Question(by_id, 5)]
+    known, told, again = recommender.answer(asked)
+    assert isinstance(known, Recommendations) and isinstance(told, Recommendations)
+    assert [each.id for each in told.items if each.id != f"s{COLD[0]}"] == [each.id for each in known.items][
+        :4
+    ] + [each.id for each in told.items][5:]
+    assert again == plain and told.fallback is None and told.unknown == []
+    scores = recommender.score(by_id, [plain.items[0].id, "nobody", ItemText(unheard), f"s{COLD[0]}"])
+    assert scores[0] == pytest.approx(plain.items[0].score, abs=1e-4) and scores[1] is None
+    assert scores[2] == pytest.approx(scores[3], abs=1e-3)
+    with pytest.raises(InputError, match="items have no attribute `colour`; they have title, year"):
+        recommender.recommend([ItemText({"colour": "red"})])
+    with pytest.raises(InputError, match="attribute `year` of a described item is no int64"):
+        recommender.recommend([ItemText({"year": "old"})])
+    with TestClient(create_app(recommender)) as client:
+        sent = client.post("/v1/recommend", json={"history": [{"text": unheard}], "k": 5}).json()
+        assert [each["id"] for each in sent["items"]] == [each.id for each in told.items]
+        body = {"history": by_id, "items": [{"text": unheard}, "nobody"]}
+        assert client.post("/v1/score", json=body).json()["scores"] == [
+            pytest.approx(scores[2], abs=1e-4),
+            None,
+        ]
+
+
+def test_a_model_of_ids_refuses_what_is_described(tmp_path: Path) -> None:
+    recommender = Recommender(*_counting(tmp_path))
+    with pytest.raises(InputError, match="`popularity`.* knows items by their ids alone; send ids"):
+        recommender.recommend([ItemText({"title": "amber nine"})])
+    with pytest.raises(InputError, match="counts, and scores no single items"):
+        recommender.score(["i1"], ["i2"])
+
+
+def _counting(folder: Path) -> tuple[Bundle, CountingIndex]:
+    bundle = counting_bundle(folder)
+    assert isinstance(bundle.model, CountingModel)
+    return bundle, CountingIndex(bundle.model, "popularity")

@@ -47,7 +47,7 @@ class Experiment:
     """What is compared on what.
 
     Attributes:
-        data: a key of `DATA`.
+        data: name of the data set, and of its configuration.
         split: overrides of the configuration's split.
         arms: label -> overrides of the model; the first is what the others are compared with.
         candidates: which items are ranked, see `evaluate`.
@@ -71,8 +71,11 @@ MINILM: Arms = {
     ),
 }
 FLOORS: Arms = {"popularity by category": ("model=category_popularity",), "text-kNN": ("model=text_knn",)}
-DATA = {"yelp": "yelp-recformer", "ml-100k": "ml-100k"}
-"""Name -> configuration."""
+YELP_ITEMS = (
+    "data.items=items.jsonl",
+    "data.items_format=jsonl",
+    "data.item_columns={id: id, title: title, attributes: [categories]}",
+)
 EXPERIMENTS = {
     "yelp": Experiment("yelp", (), ID | BOTH | TEXT),
     "yelp-minilm": Experiment("yelp", (), TEXT | MINILM),
@@ -85,12 +88,12 @@ EXPERIMENTS = {
 
 def prepared(experiment: Experiment, bench: Path, work: Path) -> tuple[list[str], PreparedData]:
     """Overrides that name the data, prepared, and the data."""
-    source = bench / experiment.data
+    source, items = bench / experiment.data, tuple[str, ...]()
     if experiment.data == "yelp":
-        source = _with_item_lines(source, work / "yelp")
+        source, items = _with_item_lines(source, work / "yelp"), YELP_ITEMS
     name = "-".join([experiment.data, *("".join(filter(str.isalnum, each)) for each in experiment.split)])
-    overrides = [f"data.path={source}", f"prepared={work / 'prepared' / name}", *experiment.split]
-    config = load_config(CONFIGS / f"{DATA[experiment.data]}.yaml", overrides)
+    overrides = [f"data.path={source}", f"prepared={work / 'prepared' / name}", *items, *experiment.split]
+    config = load_config(CONFIGS / f"{experiment.data}.yaml", overrides)
     prepare(config)
     return overrides, PreparedData.load(config.prepared_path)
 
@@ -137,7 +140,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
             continue
         training = [f"training.epochs={options.epochs}", f"training.validate_every={options.validate_every}"]
         chosen = [each.replace("BACKBONE", str(options.backbone)) for each in overrides]
-        file = CONFIGS / f"{DATA[experiment.data]}.yaml"
+        file = CONFIGS / f"{experiment.data}.yaml"
         config = load_config(file, [*where, *chosen, *training, "training.patience=100"])
         if label in given:
             bundle = Bundle.load(given[label])
@@ -156,7 +159,7 @@ def zero_shot(source: str, target: str, options: argparse.Namespace) -> None:
     """Measure the text arm of an experiment on another one's data, beside text-kNN and chance."""
     experiment = EXPERIMENTS[target]
     where, data = prepared(experiment, options.bench, options.work)
-    file = CONFIGS / f"{DATA[experiment.data]}.yaml"
+    file = CONFIGS / f"{experiment.data}.yaml"
     knn = load_config(file, [*where, *FLOORS["text-kNN"]])
     floor = evaluate(arm(knn, data, options.work, options.work)[0], data, scores_cold=True)
     name = f"{source} to {target}"
