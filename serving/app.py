@@ -118,9 +118,8 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     async def score(asked: schemas.ScoreRequest, request: Request) -> schemas.ScoreResponse:
         """What the model makes of single items after a history, also of items that it never met."""
         recommender = service.model.value
-        found = await run_in_threadpool(
-            recommender.score, *map(schemas.items_of, (asked.history, asked.items))
-        )
+        sent = schemas.items_of(asked.history), schemas.items_of(asked.items)
+        found = await run_in_threadpool(recommender.score, *sent)
         request.state.model_version = recommender.model_version
         return schemas.ScoreResponse(scores=found, model_version=recommender.model_version)
 
