@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recsys.answers import (
+    OVERFETCH,
     RECENT_POPULARITY,
     Filters,
     Question,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32]
 Queries = Vectors | Ragged
 """(B, D) vectors for an index of vectors, the histories themselves for a counting one."""
+
+RowsSearch = Callable[[NDArray[np.int64], int, NDArray[np.bool_] | None], Found]
+"""The best k items of some of several questions, named by their rows, among the allowed ones."""
 
 Observe = Callable[[str, float], None]
 """Is told each stage of an answer (filter, encode, search) and its seconds."""
@@ -136,6 +140,39 @@ def best(
     return spread(search, k, mask, groups)
 
 
+def best_of_all(search: RowsSearch, count: int, k: int, filters: Filters, recommender: Recommender) -> Found:
+    """The answers to several questions with the same filters; each is what it would get alone.
+
+    Args:
+        search: finds items for some of the questions.
+        count: questions B.
+        k: answers for each.
+        filters: of all of them.
+        recommender: knows the attributes of items.
+
+    Returns:
+        (B, k) item indices, best first, padded with 0; (B, k) scores, padded with -inf.
+
+    Raises:
+        InputError: k or a filter is wrong.
+    """
+    check_question(k, filters)
+    allowed = recommender.catalogue.allowed_by(filters)
+    if filters.max_per:
+        # What `spread` asks for first is found for all together.
+        head = search(np.arange(count), min(OVERFETCH * k, len(recommender.vocabulary)), allowed)
+        indices, scores = np.zeros((count, k), np.int32), np.full((count, k), -np.inf, np.float32)
+        for row in range(count):
+            found = best(_begun(head, search, row), k, allowed, filters, recommender)
+            indices[row, : len(found[0])], scores[row, : len(found[0])] = found
+    else:
+        indices, scores = search(np.arange(count), k, allowed)
+    if filters.min_score is not None:
+        low = scores < filters.min_score
+        indices[low], scores[low] = 0, -np.inf
+    return indices, scores
+
+
 def told(
     recommender: Recommender,
     question: Question,
@@ -168,6 +205,12 @@ def check_question(k: int, filters: Filters) -> None:
     for name, most in filters.max_per.items():
         if most < 1:
             raise InputError(f"at most {most} of each `{name}` are asked for; expected at least 1")
+
+
+def _begun(head: Found, search: RowsSearch, row: int) -> Search:
+    """The search of one question whose first result is known already."""
+    known = [(head[0][row : row + 1], head[1][row : row + 1])]
+    return lambda k, allowed: known.pop() if known else search(np.array([row]), k, allowed)
 
 
 def _asked(

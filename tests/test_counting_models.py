@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.answers import Filters
 from recsys.config import ItemKNNConfig
 from recsys.errors import InputError
 from recsys.metrics import rank_counts
@@ -19,7 +20,7 @@ from recsys.models.protocol import CountingModel
 from recsys.models.sparse import rank_counts_sparse, strongest_per_row
 from recsys.recommender import Recommender
 from recsys.sequences import Ragged
-from serving.export import export
+from serving.export import Wanted, export
 from tests.worlds import DAY, counting_bundle, experiment, prepared
 
 SEQUENCES = Ragged.of([[1, 2, 3], [1, 2, 4], [2, 4], [5], []])
@@ -248,8 +249,9 @@ def test_every_counting_model_is_served_and_exported_as_it_scores(kind: str, tmp
     found, scores = recommender.recommend_batch(histories, 8, exclude_seen=not keep_seen)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(scores, np.take_along_axis(total, expected - 1, axis=1))
-    export(recommender, data, tmp_path / "out.parquet", k=8, rows=rows, exclude_seen=not keep_seen)
-    lists = pq.read_table(tmp_path / "out.parquet")["items"].to_pylist()
+    wanted = Wanted(k=8, filters=Filters(exclude_seen=not keep_seen))
+    export(recommender, data, tmp_path / "out.parquet", wanted)
+    lists = pq.read_table(tmp_path / "out.parquet")["items"].take(rows).to_pylist()
     assert lists == [recommender.vocabulary.decode(row) for row in expected]
 
 
