@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from recsys.config import ModelConfig
 from recsys.errors import InputError
+from recsys.models.build import build_bert4rec, build_sasrec, hybrid_from_state
 from recsys.models.category_popularity import CategoryPopularity, fit_category_popularity
-from recsys.models.hybrid import hybrid_from_state
 from recsys.models.item_knn import ItemKNN, fit_item_knn
 from recsys.models.markov import Markov, fit_markov
 from recsys.models.popularity import Popularity, fit_popularity, fit_recent_popularity
@@ -23,7 +23,7 @@ from recsys.models.recformer import recformer_from_state
 from recsys.models.replay import Replay, fit_replay
 from recsys.models.text_knn import TextKNN, fit_text_knn
 from recsys.models.text_tower import TextTower
-from recsys.models.transformer import Transformer, build_bert4rec, build_sasrec
+from recsys.models.transformer import Transformer
 from recsys.sequences import Ragged
 from recsys.text.tokens import ItemTokenizer
 

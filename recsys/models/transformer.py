@@ -35,7 +35,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recsys.config import BERT4RecConfig, SASRecConfig, TransformerConfig
 from recsys.models.block import Block
 from recsys.models.dropout import dropout
 from recsys.models.text_tower import TextTower
@@ -325,46 +324,6 @@ class Transformer(nn.Module):
     @staticmethod
     def _additive(seen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
-
-
-def build_bert4rec(config: BERT4RecConfig, n_items: int, tower: TextTower | None = None) -> Transformer:
-    """BERT4Rec with fresh weights, as the configuration says."""
-    biased = config.scoring == "dot"
-    return _build(config, n_items, tower, causal=config.read == "last_item", spare=1, biased=biased)
-
-
-def build_sasrec(config: SASRecConfig, n_items: int, tower: TextTower | None = None) -> Transformer:
-    """SASRec with fresh weights, as the configuration says."""
-    return _build(config, n_items, tower, causal=True, spare=0, biased=False)
-
-
-def _build(
-    config: TransformerConfig,
-    n_items: int,
-    tower: TextTower | None,
-    *,
-    causal: bool,
-    spare: int,
-    biased: bool,
-) -> Transformer:
-    return Transformer(
-        n_items=n_items,
-        dim=config.dim,
-        layers=config.layers,
-        heads=config.heads,
-        max_length=config.max_length,
-        dropout=config.dropout,
-        attention_dropout=config.attention_dropout,
-        causal=causal,
-        spare=spare,
-        pre_norm=config.norm == "pre",
-        feed_forward=config.feed_forward,
-        temperature=config.temperature if config.scoring == "cosine" else None,
-        biased=biased,
-        tower=tower,
-        own_vectors=config.item_encoder != "text",
-        own_dropout=config.id_dropout,
-    )
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Transformers over items that have a text: made of their parts, and of a bundle's weights.
+"""Transformers made as a configuration says, with fresh weights or with those of a bundle.
 
 Shapes: `V` items.
 """
@@ -7,18 +7,51 @@ from __future__ import annotations
 
 import torch
 
-from recsys.config import BERT4RecConfig, SASRecConfig
+from recsys.config import BERT4RecConfig, SASRecConfig, TransformerConfig
 from recsys.models.text_encoder import TextEncoder
 from recsys.models.text_tower import SENTENCES, TextTower
-from recsys.models.transformer import Transformer, build_bert4rec, build_sasrec
+from recsys.models.transformer import Transformer
 from recsys.text.tokens import ItemTokenizer, Sentences
 
 
-def build_hybrid(config: BERT4RecConfig | SASRecConfig, n_items: int, tower: TextTower) -> Transformer:
-    """A transformer with fresh weights over what a tower says of items."""
-    if isinstance(config, BERT4RecConfig):
-        return build_bert4rec(config, n_items, tower)
-    return build_sasrec(config, n_items, tower)
+def build_bert4rec(config: BERT4RecConfig, n_items: int, tower: TextTower | None = None) -> Transformer:
+    """BERT4Rec with fresh weights, as the configuration says."""
+    biased = config.scoring == "dot"
+    return _build(config, n_items, tower, causal=config.read == "last_item", spare=1, biased=biased)
+
+
+def build_sasrec(config: SASRecConfig, n_items: int, tower: TextTower | None = None) -> Transformer:
+    """SASRec with fresh weights, as the configuration says."""
+    return _build(config, n_items, tower, causal=True, spare=0, biased=False)
+
+
+def _build(
+    config: TransformerConfig,
+    n_items: int,
+    tower: TextTower | None,
+    *,
+    causal: bool,
+    spare: int,
+    biased: bool,
+) -> Transformer:
+    return Transformer(
+        n_items=n_items,
+        dim=config.dim,
+        layers=config.layers,
+        heads=config.heads,
+        max_length=config.max_length,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        causal=causal,
+        spare=spare,
+        pre_norm=config.norm == "pre",
+        feed_forward=config.feed_forward,
+        temperature=config.temperature if config.scoring == "cosine" else None,
+        biased=biased,
+        tower=tower,
+        own_vectors=config.item_encoder != "text",
+        own_dropout=config.id_dropout,
+    )
 
 
 def hybrid_from_state(
@@ -39,7 +72,10 @@ def hybrid_from_state(
     if "tower.encoder_sizes" in state:
         encoder = _encoder_of(state)
     tower = TextTower(tokenizer, Sentences.stored(tokens, types, offsets), dim=config.dim, encoder=encoder)
-    model = build_hybrid(config, n_items, tower)
+    if isinstance(config, BERT4RecConfig):
+        model = build_bert4rec(config, n_items, tower)
+    else:
+        model = build_sasrec(config, n_items, tower)
     model.load_state_dict(state)
     return model
 
