@@ -34,6 +34,7 @@ from recsys.encoding import encode_histories, item_vectors
 from recsys.engines import Engine, onnx_encoder
 from recsys.errors import InputError, UnknownItem
 from recsys.index import Backend, IndexInfo, load_index, read_index_info
+from recsys.item_texts import ItemText, extended, scores_of
 from recsys.models.protocol import Encoder
 from recsys.predicates import Condition
 from recsys.search import ExactIndex, Found, ItemIndex
@@ -118,7 +119,7 @@ class Recommender:
 
     def recommend(
         self,
-        history: Sequence[ItemId],
+        history: Sequence[ItemId | ItemText],
         k: int = 10,
         *,
         exclude_seen: bool = True,
@@ -131,7 +132,8 @@ class Recommender:
         """What comes next after a history.
 
         Args:
-            history: original ids, oldest first; unknown ones are ignored and named in the answer.
+            history: original ids, oldest first; unknown ones are ignored and named in the answer. A model
+                that reads text takes described items too.
             k: answers; fewer come only where fewer are allowed, and the answer says why.
             exclude_seen: leave out the items of the history.
             allow: only these items may come; default: all.
@@ -222,12 +224,19 @@ class Recommender:
             indices[filled], scores[filled] = best_of_all(search, len(filled), k, filters, self)
         return indices, scores
 
-    def queries(self, histories: Ragged) -> Queries:
-        """What `search` takes for B histories, none of them empty."""
+    def queries(self, histories: Ragged, texts: pa.Table | None = None) -> Queries:
+        """What `search` takes for B histories, none of them empty; V+1.. are the described items `texts`."""
         if isinstance(self.index, CountingIndex):
             return histories
-        assert isinstance(self._encoder, Encoder)
-        return encode_histories(self._encoder, histories, self.device)
+        model = self._encoder if texts is None else extended(self.bundle, texts)
+        assert isinstance(model, Encoder)
+        return encode_histories(model, histories, self.device)
+
+    def score(
+        self, history: Sequence[ItemId | ItemText], items: Sequence[ItemId | ItemText]
+    ) -> list[float | None]:
+        """What the model makes of single items as the next one; see `recsys.item_texts.scores_of`."""
+        return scores_of(self.bundle, history, items, self.device)
 
     def search(
         self, queries: Queries, k: int, allowed: NDArray[np.bool_] | None, exclude: Ragged | None

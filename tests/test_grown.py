@@ -1,4 +1,4 @@
-"""Yesterday's bundle on data that has grown: matched by id, blind to the new, refused if it has seen targets."""
+"""Yesterday's bundle on grown data: matched by id, blind to the new, refused if it has seen targets."""
 
 from __future__ import annotations
 
