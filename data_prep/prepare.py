@@ -218,8 +218,8 @@ def build(config: ExperimentConfig, source: Input) -> PrepareReport:
     stands = manifest_in(config.prepared_path)
     if stands and LOG in stands and LOG not in source.stated:
         raise InputError(
-            f"{config.prepared_path} keeps log files that were appended, and is damaged; restore it, or delete "
-            "it and prepare the whole log with --append"
+            f"{config.prepared_path} keeps log files that were appended, and is damaged; restore it, or "
+            "delete it and prepare the whole log with --append"
         )
     canonical = nw.from_native(source.log.events.lazy())
     read = size(canonical)

@@ -213,11 +213,14 @@ def test_what_cannot_be_appended_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log/two.csv").unlink()
     sound = (tmp_path / "kept/items.parquet").read_bytes()
     (tmp_path / "kept/items.parquet").write_bytes(b"damaged")
-    with pytest.raises(
-        InputError, match="kept keeps the log files that were appended, and its tables are dam"
-    ):
+    with pytest.raises(InputError, match="kept keeps log files that were appended, and is damaged; restore"):
         prepare(config(tmp_path, "kept"))
     log(tmp_path, two=SECOND)
+    with pytest.raises(
+        InputError, match="kept is not what its manifest states, so that its indices are lost"
+    ):
+        append(config(tmp_path, "kept"))
+    (tmp_path / "kept/items.parquet").write_bytes(sound)
     next((tmp_path / "kept/log").iterdir()).write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"cannot be read .*: delete .*kept and prepare the whole log"):
         append(config(tmp_path, "kept"))
