@@ -16,6 +16,7 @@ import polars as pl
 
 from data_prep.assemble import MARKS, Tables, assemble
 from data_prep.cleaning import Removal, clean, in_memory, is_timed, positions, size
+from data_prep.cold_items import withhold
 from data_prep.context import with_context
 from data_prep.digest import files_digest, tables_digest
 from data_prep.expected import check_counts
@@ -30,7 +31,7 @@ from data_prep.sources import is_remote, read_remote
 from data_prep.splits import Cuts, check_targets, global_cuts, split_marks, training_counts
 from data_prep.stable import Former
 from recsys import schema
-from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns, WholeSequences
+from recsys.config import Columns, DataConfig, ExperimentConfig, ItemCold, ItemColumns, WholeSequences
 from recsys.errors import InputError
 from recsys.vocabulary import Vocabulary
 
@@ -225,6 +226,9 @@ def build(config: ExperimentConfig, source: Input) -> PrepareReport:
     read = size(canonical)
     events, removals = clean(canonical, config.clean, sessions=config.sessions)
     check_targets(events, config.split)
+    if isinstance(config.split, ItemCold):
+        events, removal = withhold(in_memory(events), config.split)
+        removals.append(removal)
     cuts = global_cuts(events, config.split)
     placed = in_memory(positions(events))
     marks = in_memory(split_marks(placed, config.split, cuts))

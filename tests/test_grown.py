@@ -1,4 +1,4 @@
-"""Yesterday's bundle on data that has grown: items by id, new ones unknown, no target that it has seen."""
+"""Yesterday's bundle on grown data: matched by id, blind to the new, refused if it has seen targets."""
 
 from __future__ import annotations
 

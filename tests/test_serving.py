@@ -233,6 +233,7 @@ def test_operations(app: FastAPI, recommender: Recommender) -> None:
         "/v1/recommend/batch",
         "/v1/similar",
         "/v1/items",
+        "/v1/model",
         "/healthz",
         "/readyz",
         "/metrics",

@@ -39,6 +39,7 @@ PATHS = {
     "/v1/recommend/batch": "post",
     "/v1/similar": "post",
     "/v1/items": "get",
+    "/v1/model": "get",
     "/healthz": "get",
     "/readyz": "get",
     "/metrics": "get",
