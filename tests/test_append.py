@@ -200,7 +200,9 @@ def test_what_cannot_be_appended_to_is_refused(tmp_path: Path) -> None:
     log(tmp_path, two=SECOND)
     with pytest.raises(InputError, match=r"two\.csv was not appended to .*kept yet: run `recsys prepare`"):
         check_input(config(tmp_path, "kept"))
-    with pytest.raises(InputError, match="kept already holds another data set, `shop`, made from other"):
+    with pytest.raises(
+        InputError, match=r"kept already holds another data set, `shop`, made from other .* with --append, "
+    ):
         prepare(config(tmp_path, "kept"))
     sources = (({"items": "log"}, "no item columns of a log"), ({"format": "sql"}, "adds log files"))
     for source, words in sources:
@@ -208,6 +210,17 @@ def test_what_cannot_be_appended_to_is_refused(tmp_path: Path) -> None:
         tree["data"] |= source
         with pytest.raises(InputError, match=words):
             append(build_config(tree, where="test"))
+    (tmp_path / "log/two.csv").unlink()
+    sound = (tmp_path / "kept/items.parquet").read_bytes()
+    (tmp_path / "kept/items.parquet").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="kept keeps log files that were appended, and is damaged; restore"):
+        prepare(config(tmp_path, "kept"))
+    log(tmp_path, two=SECOND)
+    with pytest.raises(
+        InputError, match="kept is not what its manifest states, so that its indices are lost"
+    ):
+        append(config(tmp_path, "kept"))
+    (tmp_path / "kept/items.parquet").write_bytes(sound)
     next((tmp_path / "kept/log").iterdir()).write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"cannot be read .*: delete .*kept and prepare the whole log"):
         append(config(tmp_path, "kept"))
