@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import narwhals as nw
 import numpy as np
 
-from data_prep.cleaning import ORDER, Frame, is_timed, positions
+from data_prep.cleaning import is_timed, positions
+from data_prep.frame_types import ORDER, Frame
 from data_prep.times import parse_moment
 from recsys import schema
 from recsys.config import GlobalTime, LeaveOneOut, SplitConfig, UserHoldout

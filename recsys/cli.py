@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_export, cli_judge, cli_serve, cli_tune
+from recsys import cli_data, cli_export, cli_judge, cli_serve, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from recsys.recommender import Recommender
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+INTERRUPTED = 130
+"""What Typer makes of Ctrl-C."""
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Click's own, or that of the copy that newer versions of typer carry."""
 
@@ -69,15 +71,6 @@ def quickstart(
     report = export_all(recommender, prepared, out / "recommendations.parquet", Wanted(k=20))
     say(f"exported {report.rows:,} lists to {report.where} in {report.seconds:.1f} s")
     say(f"next: recsys serve {recommender.bundle.folder}")
-
-
-@app.command()
-def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Logs -> a prepared data set."""
-    from data_prep.prepare import prepare as prepare_log
-
-    for line in prepare_log(_load(config, overrides)).lines():
-        say(line)
 
 
 @app.command()
@@ -153,7 +146,10 @@ def floors(
     write_json(json_file, table.to_json())
 
 
-for command in (cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report):
+for command in (
+    *(cli_data.download, cli_data.prepare, cli_data.quality),
+    *(cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report),
+):
     app.command()(command)
 
 
@@ -255,11 +251,11 @@ def prepare_frame(frame: object, tree: dict[str, Any], items: object = None) -> 
 
 
 def main() -> None:
-    """Entry point: 0 done, 2 bad usage or input (one line), 1 a failure of ours."""
+    """Entry point: 0 done, 2 bad usage or input (one line), 130 interrupted, 1 a failure of ours."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        sys.exit(app(arguments or ["--help"], standalone_mode=False))
+        code = app(arguments or ["--help"], standalone_mode=False)
     except UsageError as error:
         fail(usage(error), 2, debug)
     except InputError as error:
@@ -269,6 +265,10 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1, debug)
+    if code == INTERRUPTED:
+        goes_on = "; with --resume it goes on from its last finished epoch" if arguments[0] == "train" else ""
+        fail(f"interrupted{goes_on}", INTERRUPTED, debug=False)
+    sys.exit(code)
 
 
 def _load(file: Path, overrides: list[str] | None) -> ExperimentConfig:

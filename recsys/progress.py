@@ -59,6 +59,37 @@ def count_reporter(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
+def byte_reporter(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with how many bytes are there, and of how many (0: unknown)."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total or None)
+        return
+    shown = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= SECONDS_BETWEEN_LINES:
+            of = f" of {total / 1e6:,.1f}" if total else ""
+            print(f"{what}: {done / 1e6:,.1f}{of} MB", file=sys.stderr, flush=True)
+            shown = now
+
+    yield line
+
+
+@contextlib.contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

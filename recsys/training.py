@@ -301,7 +301,10 @@ def fit_encoder(
             trainer = _trainer(config, checkpoints, processes, validation is not None, stop_epoch, progress)
             goes_on = resume and last.exists()
             if not (goes_on and ran_out_of_patience(last)):
-                trainer.fit(module, ckpt_path=str(last) if goes_on else None)
+                try:
+                    trainer.fit(module, ckpt_path=str(last) if goes_on else None)
+                except SystemExit as stopped:  # what Lightning makes of Ctrl-C, without a word
+                    raise KeyboardInterrupt from stopped
     chosen = best if validation is not None else last
     state = torch.load(chosen, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(state["state_dict"])

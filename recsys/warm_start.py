@@ -76,7 +76,7 @@ class WarmStart:
             raise InputError(
                 f"{named} knows none of the {len(data.vocabulary)} items of {data.path}; train without --from"
             )
-        _check_unseen(bundle, named, config, data)
+        check_unseen(bundle, named, config, data)
         return start
 
     @property
@@ -160,7 +160,7 @@ def _placed(
     return torch.from_numpy(placed.reshape(fresh_VD.shape).astype(np.float32))
 
 
-def _check_unseen(bundle: Bundle, named: str, config: ExperimentConfig, data: PreparedData) -> None:
+def check_unseen(bundle: Bundle, named: str, config: ExperimentConfig, data: PreparedData) -> None:
     """Refuse a bundle that was fitted to what validation and test now ask for.
 
     Raises:

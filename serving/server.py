@@ -42,12 +42,8 @@ def serve(
     app = create_app(model, settings)
     listener = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
-    first = model if isinstance(model, Recommender) else model.value
-    print(
-        f"serving {first.model_version} ({first.backend}) "
-        f"on http://{shown}:{listener.getsockname()[1]} (documentation under /docs)",
-        flush=True,
-    )
+    address = f"http://{shown}:{listener.getsockname()[1]}"
+    print(f"serving {_named(model)} on {address} (documentation under /docs)", flush=True)
     # After its own clean shutdown uvicorn raises the signal again; it was asked for and is no failure.
     former = None
     if threading.current_thread() is threading.main_thread():
@@ -67,6 +63,12 @@ def serve(
     finally:
         if former is not None:
             signal.signal(signal.SIGTERM, former)
+
+
+def _named(model: Recommender | Watched[Recommender]) -> str:
+    # Not in `serve` itself, whose variables would keep the first model in memory for as long as it runs.
+    first = model if isinstance(model, Recommender) else model.value
+    return f"{first.model_version} ({first.backend})"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -147,6 +147,10 @@ def test_a_killed_benchmark_goes_on_where_it_stopped(
     earlier = json.loads((history.parent / "attempt.json").read_text())["before"]
     assert trained["seconds"] > earlier > 0
     assert 0 < trained["metrics"]["ndcg@10"]["low"] < trained["metrics"]["ndcg@10"]["mean"]
+    best = max(rows[:-1], key=lambda found: found["metrics"]["ndcg@10"]["mean"])
+    above = trained["metrics"]["ndcg@10"]["mean"] - best["metrics"]["ndcg@10"]["mean"]
+    assert trained["above_floor"]["floor"] == best["model"]
+    assert trained["above_floor"]["ndcg@10"]["mean"] == pytest.approx(above, abs=1e-6)
 
     content = (tmp_path / "results.jsonl").read_bytes()
     capsys.readouterr()
@@ -330,14 +334,17 @@ def test_rows_measured_apart_are_taken_over(tmp_path: Path) -> None:
     assert (found["library"], found["model"], found["digest"]) == ("RecTools", "SASRec", None)
     assert found["metrics"] == {"hr@10": {"mean": 0.1}, "ndcg@10": {"mean": 0.05}}
     assert found["versions"] == {"RecTools": "0.19", "torch": "2"}
-    assert "| RecTools SASRec (measured apart) | 0.1000 | 0.0500 |  | full |" in quality([found], "ml-100k")
+    assert "| RecTools SASRec (measured apart) | 0.1000 | 0.0500 |  |  | full |" in quality(
+        [found], "ml-100k"
+    )
 
 
 def test_tables_are_made_of_the_newest_settings_of_one_rule(tmp_path: Path) -> None:
     rows = [
         row("BERT4Rec", 0, 0.9, settings="old", best_epoch=3),
-        row("BERT4Rec", 0, 0.2, best_epoch=3),
-        row("BERT4Rec", 1, 0.4, best_epoch=3),
+        row("BERT4Rec", 0, 0.2, best_epoch=3, above_floor={"ndcg@10": {"low": 0.01, "high": 0.02}}),
+        row("BERT4Rec", 1, 0.4, best_epoch=3, above_floor={"ndcg@10": {"low": 0.03, "high": 0.06}}),
+        row("SASRec", ndcg=0.6, best_epoch=3, above_floor={"ndcg@10": {"low": -0.01, "high": 0.02}}),
         row("popularity", ndcg=0.1),
         row("popularity", ndcg=0.5, seen_items="kept"),
         row("popularity", ndcg=0.6, data="other"),
@@ -346,16 +353,18 @@ def test_tables_are_made_of_the_newest_settings_of_one_rule(tmp_path: Path) -> N
         results.add(tmp_path / "results.jsonl", each)
     text = "a\n<!-- table d -->\n<!-- end -->\nb\n<!-- table d full kept -->\nold\n<!-- end -->\nc\n"
     made = rendered(text, tmp_path / "results.jsonl")
-    spread = "0.3000 (0.2000 to 0.4000)"
+    spread, removed = "0.3000 (0.2000 to 0.4000)", "full | removed"
+    unsure = "**not shown: -0.0100 to +0.0200**"
     assert [line for line in made.splitlines() if not line.startswith(("|---", "| model"))] == [
         "a",
         "<!-- table d -->",
-        "| popularity | 0.1000 | 0.1000 | 0.0500 to 0.2000 | full | removed | none | 1 s |",
-        f"| BERT4Rec | {spread} | {spread} | 0.1500 to 0.6000 | full | removed | 2 | 1 s |",
+        "| popularity | 0.1000 | 0.1000 | 0.0500 to 0.2000 |  | full | removed | none | 1 s |",
+        f"| BERT4Rec | {spread} | {spread} | 0.1500 to 0.6000 | +0.0200 to +0.0400 | {removed} | 2 | 1 s |",
+        f"| SASRec | 0.6000 | 0.6000 | 0.3000 to 1.2000 | {unsure} | {removed} | 1 | 1 s |",
         "<!-- end -->",
         "b",
         "<!-- table d full kept -->",
-        "| popularity | 0.5000 | 0.5000 | 0.2500 to 1.0000 | full | kept | none | 1 s |",
+        "| popularity | 0.5000 | 0.5000 | 0.2500 to 1.0000 |  | full | kept | none | 1 s |",
         "<!-- end -->",
         "c",
     ]

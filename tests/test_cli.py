@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,27 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"error: {message}")
     assert "--help` shows what there is" in done.stderr
+
+
+def test_an_interrupted_training_says_how_it_goes_on(tmp_path: Path) -> None:
+    prepared(tmp_path / "data", ring(50, 200), 50)
+    config = {
+        "name": "ring",
+        "data": {"path": str(tmp_path / "log"), "format": "sequences"},
+        "prepared": str(tmp_path / "data"),
+        "output": str(tmp_path / "run"),
+        "model": "sasrec",
+        "tracking": {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"},
+    }
+    (tmp_path / "ring.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "recsys.cli", "train", str(tmp_path / "ring.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("epoch 1/80") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted; with --resume it goes on from its last finished epoch"
 
 
 def test_help_is_no_error() -> None:

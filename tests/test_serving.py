@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
-import subprocess
-import sys
 from http import HTTPStatus
 from pathlib import Path
 
@@ -256,29 +253,15 @@ def test_a_port_in_use_is_an_input_error(recommender: Recommender) -> None:
             serve(recommender, port=port)
 
 
-def test_a_real_server_answers_what_export_writes_and_stops_when_told(
-    tmp_path: Path, folder: Path, recommender: Recommender, data: PreparedData
+def test_the_endpoint_answers_what_export_writes(
+    tmp_path: Path, app: FastAPI, recommender: Recommender, data: PreparedData
 ) -> None:
     export(recommender, data, tmp_path / "recs.parquet", Wanted(k=20))
     lines = pq.read_table(tmp_path / "recs.parquet").to_pylist()
-    program = (
-        "from recsys.recommender import Recommender; from serving.server import serve\n"
-        f"serve(Recommender.load({str(folder)!r}, backend='annoy'), port=0, log_level='warning')"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().split(" on ")[1].split()[0]
-            with httpx.Client(base_url=address, timeout=30) as client:
-                assert client.get("/readyz").json()["status"] == "ready"
-                for row, line in enumerate(lines):
-                    history = data.vocabulary.decode(data.sequences[row])
-                    answer = client.post("/v1/recommend", json={"history": history, "k": 20}).json()
-                    assert [item["id"] for item in answer["items"]] == line["items"]
-                    scores = [item["score"] for item in answer["items"]]
-                    assert scores == pytest.approx(line["scores"], abs=1e-5)
-                    assert answer["model_version"] == line["model_version"]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=20) == 0
-        finally:
-            process.kill()
+    histories = [data.vocabulary.decode(data.sequences[row]) for row in range(len(data.sequences))]
+    body = {"histories": histories, "k": 20}
+    answers = call(app, "POST", "/v1/recommend/batch", body).json()["answers"]
+    for answer, line in zip(answers, lines, strict=True):
+        assert [item["id"] for item in answer["items"]] == line["items"]
+        assert [item["score"] for item in answer["items"]] == pytest.approx(line["scores"], abs=1e-5)
+        assert answer["model_version"] == line["model_version"]

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,9 +21,10 @@ from recsys.bundle import Bundle
 from recsys.dataset import PreparedData
 from recsys.index import build_index
 from recsys.recommender import Recommender
-from recsys.registry import promote, rollback
+from recsys.registry import promote, resolve_bundle, rollback
+from serving.model import Model
 from serving.security import new_key
-from tests.mlflow_world import NAME, logged, mlflow_server
+from tests.mlflow_world import NAME, logged
 from tests.mlflow_world import bundle as tiny_bundle
 from tests.serving_world import Server, serving, until
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
@@ -56,12 +58,23 @@ def put(bundle: Bundle, place: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def live(
+    tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, Recommender]
+) -> Iterator[tuple[Server, Path]]:
+    """A server and the folder that it serves, where the first model lies."""
+    folder = tmp_path_factory.mktemp("served")
+    place = folder / "bundle"
+    put(next(iter(bundles.values())).bundle, place)
+    with serving(folder, str(place)) as server:
+        yield server, place
+
+
 def test_swaps_under_load_lose_no_request_and_answer_with_the_model_they_name(
-    tmp_path: Path, bundles: dict[str, Recommender]
+    live: tuple[Server, Path], bundles: dict[str, Recommender]
 ) -> None:
-    place = tmp_path / "bundle"
+    server, place = live
     first, second = bundles.values()
-    put(first.bundle, place)
     expected = {
         version: [item.id for item in recommender.recommend(HISTORY, 20).items]
         for version, recommender in bundles.items()
@@ -71,7 +84,7 @@ def test_swaps_under_load_lose_no_request_and_answer_with_the_model_they_name(
     failures: list[str] = []
     done = threading.Event()
 
-    def load(server: Server) -> None:
+    def load() -> None:
         with httpx.Client(base_url=server.address, timeout=30) as client:
             while not done.is_set():
                 response = client.post("/v1/recommend", json={"history": HISTORY, "k": 20})
@@ -82,99 +95,75 @@ def test_swaps_under_load_lose_no_request_and_answer_with_the_model_they_name(
                     failures.append(response.text)
                 seen.append(version)
 
-    with serving(tmp_path, str(place)) as server:
-        clients = [threading.Thread(target=load, args=[server]) for _ in range(3)]
+    clients = [threading.Thread(target=load) for _ in range(3)]
+    for client in clients:
+        client.start()
+    try:
+        for recommender in (second, first, second):
+            put(recommender.bundle, place)
+            until(lambda version=recommender.model_version: server.version() == version)  # type: ignore[misc]
+    finally:
+        done.set()
         for client in clients:
-            client.start()
-        try:
-            for recommender in (second, first, second):
-                put(recommender.bundle, place)
-                until(lambda version=recommender.model_version: server.version() == version)  # type: ignore[misc]
-        finally:
-            done.set()
-            for client in clients:
-                client.join()
-        assert 'recsys_changes_total{what="model"} ' in server.metrics()
+            client.join()
+    assert 'recsys_changes_total{what="model"} 3.0' in server.metrics()
     assert failures == []
     assert set(seen) == set(bundles)
 
 
 def test_a_broken_version_is_refused_and_the_old_one_goes_on(
-    tmp_path: Path, bundles: dict[str, Recommender]
+    live: tuple[Server, Path], bundles: dict[str, Recommender]
 ) -> None:
-    place = tmp_path / "bundle"
+    server, place = live
     good = next(iter(bundles.values()))
     put(good.bundle, place)
-    with serving(tmp_path, str(place)) as server:
-        right = server.ask(history=HISTORY).json()
-        forest = next(place.glob("index/*.ann"))
-        with forest.open("r+b") as stream:  # in place, under the feet of whoever maps it
-            stream.truncate(forest.stat().st_size // 2)
-        until(server.problems)
-        assert "was changed or damaged since it was built" in server.problems()["model"]
-        assert str(forest) in server.problems()["model"]
-        assert 'recsys_problem{what="model"} 1.0' in server.metrics()
-        assert 'recsys_refusals_total{what="model"} 1.0' in server.metrics()
-        assert server.ask(history=HISTORY).json() == right
-        shutil.rmtree(place)
-        until(lambda: "model" in server.problems() and "manifest" in server.problems()["model"])
-        assert server.ask(history=HISTORY).json() == right
-        wrong = Bundle.load(good.bundle.folder)
-        put(wrong, place)
-        items = place / "items.parquet"
-        table = pq.read_table(items)
-        pq.write_table(table.set_column(1, "id", pa.array([f"x{row}" for row in range(len(table))])), items)
-        until(lambda: "items.parquet has SHA-256" in server.problems().get("model", ""))
-        assert server.ask(history=HISTORY).json() == right
-        put(good.bundle, place)
-        until(lambda: not server.problems())
-        events = [json.loads(line) for line in server.log.read_text().splitlines()]
-        assert next(each["what"] for each in events if each.get("event") == "refused") == "model"
+    until(lambda: server.version() == good.model_version)
+    right = server.ask(history=HISTORY).json()
+    forest = next(place.glob("index/*.ann"))
+    with forest.open("r+b") as stream:  # in place, under the feet of whoever maps it
+        stream.truncate(forest.stat().st_size // 2)
+    until(server.problems)
+    assert "was changed or damaged since it was built" in server.problems()["model"]
+    assert str(forest) in server.problems()["model"]
+    assert 'recsys_problem{what="model"} 1.0' in server.metrics()
+    assert 'recsys_refusals_total{what="model"} 1.0' in server.metrics()
+    assert server.ask(history=HISTORY).json() == right
+    shutil.rmtree(place)
+    until(lambda: "manifest" in server.problems().get("model", ""))
+    assert server.ask(history=HISTORY).json() == right
+    put(good.bundle, place)
+    items = place / "items.parquet"
+    table = pq.read_table(items)
+    pq.write_table(table.set_column(1, "id", pa.array([f"x{row}" for row in range(len(table))])), items)
+    until(lambda: "items.parquet has SHA-256" in server.problems().get("model", ""))
+    assert server.ask(history=HISTORY).json() == right
+    put(good.bundle, place)
+    until(lambda: not server.problems())
+    events = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert next(each["what"] for each in events if each.get("event") == "refused") == "model"
 
 
-def test_an_alias_is_followed_and_a_vanished_server_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_alias_is_followed_and_a_vanished_registry_changes_nothing(
+    tmp_path: Path, tracking_uri: str
 ) -> None:
-    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
-    with mlflow_server(tmp_path / "mlflow") as (uri, process):
-        versions = {}
-        for model in ("markov", "popularity"):
-            folder = tiny_bundle(tmp_path / model, model)
-            versions[model] = Bundle.load(folder).model_version
-            logged(uri, folder)
-            promote(str(folder), model_name=NAME, tracking_uri=uri)
-        with serving(tmp_path, f"models:/{NAME}@champion", "--tracking-uri", uri) as server:
-            assert server.version() == versions["popularity"]
-            rollback(NAME, uri)
-            until(lambda: server.version() == versions["markov"])
-            process.terminate()
-            process.wait(timeout=30)
-            until(server.problems)
-            assert "no tracking server answers at" in server.problems()["model"]
-            assert server.ask(history=["item-1"]).json()["model_version"] == versions["markov"]
-
-
-def test_sigterm_finishes_what_is_under_way(tmp_path: Path, bundles: dict[str, Recommender]) -> None:
-    good = next(iter(bundles.values()))
-    body = json.dumps({"histories": [HISTORY] * 256, "k": 100}).encode()
-    head = (
-        b"POST /v1/recommend/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n" % len(body)
-    )
-    with serving(tmp_path, str(good.bundle.folder)) as server:
-        host, port = server.address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
-            connection.sendall(head + body[:100])
-            time.sleep(0.3)
-            server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
-            connection.sendall(body[100:])
-            received = b""
-            while part := connection.recv(65536):
-                received += part
-        assert received.startswith(b"HTTP/1.1 200"), received[:200]
-        assert len(json.loads(received.partition(b"\r\n\r\n")[2])["answers"]) == 256
-        assert server.process.wait(timeout=20) == 0
+    versions = []
+    for name in ("markov", "popularity"):
+        folder = tiny_bundle(tmp_path / name, name)
+        versions.append(Bundle.load(folder).model_version)
+        logged(tracking_uri, folder)
+        promote(str(folder), model_name=NAME, tracking_uri=tracking_uri)
+    asked = [tracking_uri]
+    model = Model(lambda: resolve_bundle(f"models:/{NAME}@champion", asked[0]))
+    assert model.value.model_version == versions[1] and not model.refresh()
+    rollback(NAME, tracking_uri)
+    assert model.refresh() and model.value.model_version == versions[0]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        asked[0] = f"http://127.0.0.1:{free.getsockname()[1]}"
+    assert not model.refresh() and "no tracking server answers at" in (model.problem or "")
+    assert model.value.recommend(["item-1"]).model_version == versions[0]
+    asked[0] = tracking_uri
+    model.refresh()
+    assert model.problem is None
 
 
 def test_keys_tables_logs_and_limits(
@@ -230,10 +219,30 @@ def test_keys_tables_logs_and_limits(
                 "content-type: application/json\r\ncontent-length: 100\r\n\r\n{".encode()
             )
             assert slow.recv(100).startswith(b"HTTP/1.1 408")
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
+        assert_sigterm_finishes_what_is_under_way(server, key)
         log = server.log.read_text()
     records = [json.loads(each) for each in log.splitlines()]
     (mine,) = [each for each in records if each.get("request_id") == "abc-1"]
     assert (mine["route"], mine["status"]) == ("/v1/recommend", 200) and mine["ms"] > 0
     assert key not in log and "i7" not in log and "u1" not in log
+
+
+def assert_sigterm_finishes_what_is_under_way(server: Server, key: str) -> None:
+    body = json.dumps({"histories": [HISTORY] * 256, "k": 100}).encode()
+    head = (
+        b"POST /v1/recommend/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n" % (key.encode(), len(body))
+    )
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head + body[:100])
+        until(lambda: server.ask(history=[]).is_success)  # whoever came before is under way by now
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        connection.sendall(body[100:])
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 200"), received[:200]
+    assert len(json.loads(received.partition(b"\r\n\r\n")[2])["answers"]) == 256
+    assert server.process.wait(timeout=60) == 0

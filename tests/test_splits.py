@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.assemble import Tables, assemble
-from data_prep.cleaning import Frame, positions
+from data_prep.cleaning import positions
+from data_prep.frame_types import Frame
 from data_prep.leakage import LeakageError, check_leakage
 from data_prep.splits import Cuts, global_cuts, held_out, split_marks, training_counts
 from recsys.config import GlobalTime, LeaveOneOut, SplitConfig, UserHoldout

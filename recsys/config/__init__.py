@@ -5,6 +5,7 @@ from recsys.config.data import (
     CleanConfig,
     Columns,
     DataConfig,
+    ExpectConfig,
     GlobalTime,
     ItemColumns,
     LeaveOneOut,
@@ -33,6 +34,13 @@ from recsys.config.models import (
     ReplayConfig,
     SASRecConfig,
 )
+from recsys.config.sessions import (
+    SessionConfig,
+    SessionsByColumn,
+    SessionsByDay,
+    SessionsByGap,
+    WholeSequences,
+)
 from recsys.config.training import TrainingConfig
 
 __all__ = [
@@ -42,6 +50,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EncoderConfig",
+    "ExpectConfig",
     "ExperimentConfig",
     "GlobalTime",
     "IndexConfig",
@@ -54,10 +63,15 @@ __all__ = [
     "RecentPopularityConfig",
     "ReplayConfig",
     "SASRecConfig",
+    "SessionConfig",
+    "SessionsByColumn",
+    "SessionsByDay",
+    "SessionsByGap",
     "SplitConfig",
     "TrackingConfig",
     "TrainingConfig",
     "UserHoldout",
+    "WholeSequences",
     "build_config",
     "default_tracking_uri",
     "load_config",

@@ -13,8 +13,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from recsys.config.base import Config
-from recsys.config.data import CleanConfig, DataConfig, LeaveOneOut, SplitConfig
+from recsys.config.data import CleanConfig, DataConfig, ExpectConfig, LeaveOneOut, SplitConfig
 from recsys.config.models import BERT4RecConfig, ModelConfig
+from recsys.config.sessions import SessionConfig, WholeSequences
 from recsys.config.training import TrainingConfig
 from recsys.errors import InputError
 from recsys.overrides import DEFAULT_MODEL, apply_overrides, parse_yaml
@@ -55,7 +56,9 @@ class ExperimentConfig(Config):
     name: str = Field(description="names the prepared folder, the run folder and the registered model")
     data: DataConfig
     clean: CleanConfig = CleanConfig()
+    sessions: SessionConfig = WholeSequences()
     split: SplitConfig = LeaveOneOut()
+    expect: ExpectConfig = ExpectConfig()
     prepared: str | None = Field(None, description="prepared folder; default prepared/NAME")
     output: str | None = Field(
         None, description="run folder, which the bundle is in; default runs/NAME/MODEL"
@@ -119,7 +122,7 @@ def build_config(tree: dict[str, Any], where: str) -> ExperimentConfig:
         InputError: a key is unknown, missing, or of the wrong type.
     """
     expanded = dict(tree)
-    for section, tag in (("model", "name"), ("split", "kind")):
+    for section, tag in (("model", "name"), ("split", "kind"), ("sessions", "by")):
         if isinstance(expanded.get(section), str):
             expanded[section] = {tag: expanded[section]}
     if isinstance(expanded.get("model"), dict):
@@ -147,7 +150,7 @@ def setting_differences(left: Any, right: Any, path: str = "") -> list[str]:  # 
 def _explain(error: Any, where: str) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails
     """One sentence for one of pydantic's errors, naming the key, the section and the remedy."""
     *parents, leaf = error["loc"] or ("",)
-    tags = {name for union in (ModelConfig, SplitConfig) for name in sections_of(union)}
+    tags = {name for union in (ModelConfig, SplitConfig, SessionConfig) for name in sections_of(union)}
     section = ".".join(str(part) for part in parents if part not in tags)
     place = f"in `{section}` of {where}" if section else f"in {where}"
     if error["type"] == "extra_forbidden":

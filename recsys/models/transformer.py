@@ -247,9 +247,8 @@ class Transformer(nn.Module):
             items_BL = F.pad(items_BL, (0, 1), value=self.n_items + 1)
         B, L = items_BL.shape
         nearest = self.spare if self.causal else 0
-        positions_L = (
-            nearest + L - 1 - torch.arange(L, device=items_BL.device)
-        )  # exporters know no falling range
+        # A range that falls is not known to exporters.
+        positions_L = nearest + L - 1 - torch.arange(L, device=items_BL.device)
         hidden_BLD = self._embed(items_BL, positions_L)
         seen_BLL = (items_BL != PAD)[:, None, None, :]
         if self.causal:

@@ -1,7 +1,7 @@
 """What each ingredient of a recipe is worth: the recipe, and the recipe with one thing changed at a time.
 
-    python -m tests.benchmarks.ablation --config configs/ml-100k.yaml \\
-        --variants tests/benchmarks/ablation-ml-100k.yaml --seeds 3 data.path=PATH
+    python -m tests.benchmarks.ablation --config configs/amazon-beauty-5core.yaml \\
+        --variants tests/benchmarks/ablation-amazon-beauty-5core.yaml data.path=PATH
 
 trains what is not measured yet and adds a row a variant and seed to the results file, with the difference to
 the recipe in HR@10 and NDCG@10 on the same test users and its paired 95% interval. The variants file maps a

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import get_args
 
 from recsys.bundle import Bundle
+from recsys.compare import compare
 from recsys.config import ExperimentConfig, ModelConfig, build_config
 from recsys.dataset import PreparedData
 from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evaluate
 from recsys.experiment import train
+from recsys.floors import FLOORS
 from recsys.history import HISTORY_FILE
 from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting
 from recsys.models.protocol import Model
@@ -146,7 +148,28 @@ def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Pa
     rules = board.missing(model)
     if rules:
         bundle, facts = trained_encoder(config, board, work)
-        board.measure(bundle.model, model | facts, rules)
+        board.measure(bundle.model, model | facts, rules, lambda found: above_floor(found, board))
+
+
+def above_floor(evaluation: Evaluation, board: Board) -> Row:
+    """The paired difference to the best counting model by the same rule; empty where none has a row."""
+    rule = (evaluation.protocol, "removed" if evaluation.exclude_seen else "kept")
+    asked = (OURS, board.name, board.data.digest[:12], *rule)
+    floors = {
+        row["model"]: row["metrics"]["ndcg@10"]["mean"]
+        for row in results.read(board.file)
+        if tuple(row[name] for name in ("library", "data", "digest", "protocol", "seen_items")) == asked
+        and row["model"] in FLOORS
+    }
+    if not floors:
+        return {}
+    data, best = board.data, max(floors, key=lambda label: floors[label])
+    floor = fit_counting(FLOORS[best], data.training(), data.training_times(), len(data.vocabulary))
+    counted = evaluate(
+        floor, data, protocol=evaluation.protocol, exclude_seen=evaluation.exclude_seen, cutoffs=CUTOFFS
+    )
+    found = compare(counted, evaluation).differences
+    return {"above_floor": {"floor": best} | {name: one.to_json(absent=None) for name, one in found.items()}}
 
 
 def encoder_identity(label: str, config: ExperimentConfig) -> Row:

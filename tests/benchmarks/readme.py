@@ -33,6 +33,9 @@ SPEED = Path(__file__).with_name("speed.jsonl")
 def quality(rows: list[Row], data: str, protocol: str = "full", seen_items: str = "removed") -> str:
     """One line a model, the mean over its seeds, the best last; the newest settings of each model count.
 
+    An encoder's line says by how much it beats the best counting model, in bold where the paired interval
+    does not show that it does.
+
     Args:
         rows: of the results file, oldest first.
         data: name of the data set.
@@ -49,12 +52,14 @@ def quality(rows: list[Row], data: str, protocol: str = "full", seen_items: str 
             same.append(row)
     if not newest:
         raise SystemExit(f"results.jsonl has no row of {data}, {protocol}, seen items {seen_items}")
-    head = "| model | HR@10 | NDCG@10 | 95% of NDCG@10 | protocol | seen items | seeds | training |"
-    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    head = (
+        "| model | HR@10 | NDCG@10 | 95% of NDCG@10 | above the best floor | protocol | seen items | seeds |"
+    )
+    lines = [f"{head} training |", "|---|---|---|---|---|---|---|---|---|"]
     for title, same in sorted(newest.items(), key=lambda entry: _mean(entry[1], "ndcg@10")):
         seeds = str(len(same)) if same[0].get("best_epoch") else "none"
         cells = [title, _spread(same, "hr@10"), _spread(same, "ndcg@10"), _interval(same, "ndcg@10")]
-        cells += [protocol, seen_items, seeds, f"{mean(row['seconds'] for row in same):.0f} s"]
+        cells += [_above(same), protocol, seen_items, seeds, f"{mean(row['seconds'] for row in same):.0f} s"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -87,6 +92,15 @@ def _interval(rows: list[Row], metric: str) -> str:
     if any("low" not in value for value in found):
         return ""
     return f"{mean(value['low'] for value in found):.4f} to {mean(value['high'] for value in found):.4f}"
+
+
+def _above(rows: list[Row]) -> str:
+    """The paired interval of NDCG@10 minus the best floor's, its ends averaged over the seeds."""
+    found = [row["above_floor"]["ndcg@10"] for row in rows if "above_floor" in row]
+    if not found:
+        return ""
+    low, high = (mean(each[end] for each in found) for end in ("low", "high"))
+    return f"{low:+.4f} to {high:+.4f}" if low > 0 else f"**not shown: {low:+.4f} to {high:+.4f}**"
 
 
 def ablation(rows: list[Row], data: str, model: str, seen_items: str = "removed") -> str:
