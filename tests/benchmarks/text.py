@@ -9,7 +9,7 @@ model's interval of the difference to the first arm is the paired one. Rows go t
 
 `--bundle LABEL=FOLDER` puts a bundle that was trained elsewhere on the same catalogue in an arm's place;
 `--backbone FOLDER` is the checkpoint of the arms that read one. `zero-shot SOURCE TARGET` measures the text
-arm of one experiment on the data of another.
+arm of one experiment on the data of another, `cost NAME` the processor time of a step.
 """
 
 from __future__ import annotations
@@ -17,29 +17,36 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from data_prep.prepare import prepare
 from recsys.bundle import Bundle
 from recsys.compare import compare
-from recsys.config import ExperimentConfig, load_config
+from recsys.config import ExperimentConfig, TransformerConfig, load_config
 from recsys.dataset import PreparedData
 from recsys.environment import environment
 from recsys.evaluation import Evaluation, evaluate
 from recsys.experiment import train
+from recsys.fresh import fresh_encoder
 from recsys.models import COUNTING, fit_counting, scores_cold
 from recsys.models.protocol import Model
 from recsys.models.reading import for_catalogue
+from recsys.optimizer import RowAdamW, clip_gradients
+from recsys.recipe import settled
 from recsys.run_state import STATE_FILE
+from recsys.steps import Steps
+from recsys.training import EncoderTraining
 
 RESULTS = Path(__file__).with_name("text.jsonl")
 CONFIGS = Path(__file__).parents[2] / "configs"
 METRICS = ("hr@10", "ndcg@10")
 RANDOM = "chance"
+COUNTED_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,52 @@ def zero_shot(source: str, target: str, options: argparse.Namespace) -> None:
     _add(_row(name, f"{next(iter(TEXT))}, zero-shot", "all", data, found, floor, chance))
 
 
+def epoch_cost(name: str, options: argparse.Namespace) -> None:
+    """Processor time of a step of each arm, alternating in one run, and of filling the table."""
+    experiment = EXPERIMENTS[name]
+    where, data = prepared(experiment, options.bench, options.work)
+    modules = {}
+    for label in (*ID, *TEXT, *BOTH):
+        config = load_config(CONFIGS / f"{experiment.data}.yaml", [*where, *experiment.arms[label]])
+        config = settled(config, data)
+        assert isinstance(config.model, TransformerConfig)
+        encoder = fresh_encoder(config.model, data.items, data.training())
+        steps = Steps(data.training(), len(data.vocabulary), config.model, config.training)
+        modules[label] = EncoderTraining(encoder, steps, None, config.training).train()
+    seconds: dict[str, list[float]] = {label: [] for label in modules}
+    runs = {label: _steps(module) for label, module in modules.items()}
+    for _ in range(COUNTED_STEPS):
+        for label, run in runs.items():
+            began = time.process_time()
+            next(run)
+            seconds[label].append(time.process_time() - began)
+    middle = {label: median(times[1:]) for label, times in seconds.items()}
+    row: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "experiment": f"cost of {name}"}
+    for label, module in modules.items():
+        began = time.process_time()
+        module.encoder.refresh()
+        row[label] = {
+            "ms_a_step": round(1000 * middle[label], 1),
+            "of_ids": round(middle[label] / middle[next(iter(ID))], 2),
+            "ms_to_fill_the_table": round(1000 * (time.process_time() - began)),
+        }
+    with RESULTS.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    print(json.dumps(row, indent=1), flush=True)
+
+
+def _steps(module: EncoderTraining) -> Iterator[None]:
+    """Steps of a training, one at a time."""
+    module.steps.share = lambda: (0, 1)  # there is no trainer to ask
+    optimizer = RowAdamW(module.encoder.parameters(), lr=1e-3, fused=True)
+    for step in module.steps:
+        optimizer.zero_grad()
+        module.loss(step).backward()  # type: ignore[no-untyped-call]
+        clip_gradients(module.encoder.parameters(), 5.0)
+        optimizer.step()
+        yield
+
+
 def _run_folder(options: argparse.Namespace, name: str, label: str) -> Path:
     kind = "".join(filter(str.isalnum, label))
     return Path(options.work) / "runs" / f"{name}-{kind}-{options.epochs}"
@@ -219,7 +272,9 @@ def _add(row: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run experiments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("experiments", nargs="+", help=f"of {', '.join(EXPERIMENTS)}; or zero-shot A B")
+    parser.add_argument(
+        "experiments", nargs="+", help=f"of {', '.join(EXPERIMENTS)}; or zero-shot A B, or cost A"
+    )
     parser.add_argument("--bench", type=Path, required=True, help="folder of the public data sets")
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps data and trainings")
     parser.add_argument("--epochs", type=int, default=20)
@@ -228,6 +283,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", action="append", default=[], help="LABEL=FOLDER")
     parser.add_argument("--arms", default="", help="labels, split by `;`; default: all")
     options = parser.parse_args(arguments)
+    if options.experiments[0] == "cost":
+        for name in options.experiments[1:]:
+            epoch_cost(name, options)
+        return
     if options.experiments[0] == "zero-shot":
         _, source, target = options.experiments
         zero_shot(source, target, options)
