@@ -1,4 +1,4 @@
-"""Tokens a second of processor time of the text encoder beside a padded Longformer, at growing lengths, in one run.
+"""Tokens that the text encoder reads in a second, beside a padded Longformer, at growing lengths.
 
     python -m tests.benchmarks.long_attention --threads 1
 
@@ -96,7 +96,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     encoder, reference = ours(), longformer()
-    print(f"tokens a processor second, {options.threads} threads, {LAYERS} layers of width {DIM}, window {WINDOW}")
+    print(f"tokens a processor second, {options.threads} threads, {LAYERS} layers of {DIM}, window {WINDOW}")
     print(
         f"{'tokens':>7}{'ours':>10}{'padded':>10}{'ratio':>7}{'ours, training':>16}{'padded':>10}{'ratio':>7}"
     )

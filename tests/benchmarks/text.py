@@ -269,6 +269,45 @@ def _add(row: dict[str, Any]) -> None:
     print(f"{where}: {means}{paired}  {'  '.join(facts)}", flush=True)
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The README's table: the newest row of each model by each rule, experiment after experiment.
+
+    Args:
+        rows: of text.jsonl, oldest first.
+    """
+    newest = {
+        tuple(row[name] for name in ("experiment", "candidates", "model")): row
+        for row in rows
+        if "metrics" in row
+    }
+    lines = ["| experiment | ranked | model | HR@10 | NDCG@10 | NDCG@10 to the first, 95% | best epoch |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for (experiment, candidates, model), row in newest.items():
+        means = [f"{row['metrics'][metric]['mean']:.4f}" for metric in METRICS]
+        found = row.get("difference", {}).get("ndcg@10")
+        paired = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})" if found else ""
+        cells = [experiment, f"{candidates} items", model, *means, paired, str(row.get("best_epoch", ""))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cost_table(rows: list[dict[str, Any]]) -> str:
+    """The README's table of the newest costs of a step."""
+    newest = {row["experiment"]: row for row in rows if row["experiment"].startswith("cost of ")}
+    lines = [
+        "| data, model | processor time of a step | of ids alone | filling the table |",
+        "|---|---|---|---|",
+    ]
+    for experiment, row in newest.items():
+        for label in (*ID, *TEXT, *BOTH):
+            found, data = row[label], experiment.removeprefix("cost of ")
+            lines.append(
+                f"| {data}, {label} | {found['ms_a_step']} ms | {found['of_ids']:.2f} | "
+                f"{found['ms_to_fill_the_table']} ms |"
+            )
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run experiments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
