@@ -294,10 +294,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def cost_table(rows: list[dict[str, Any]]) -> str:
     """The README's table of the newest costs of a step."""
     newest = {row["experiment"]: row for row in rows if row["experiment"].startswith("cost of ")}
-    lines = [
-        "| data, model | processor time of a step | of ids alone | filling the table |",
-        "|---|---|---|---|",
-    ]
+    lines = ["| data, model | processor time of a step | of ids alone | filling the table |"]
+    lines.append("|---|---|---|---|")
     for experiment, row in newest.items():
         for label in (*ID, *TEXT, *BOTH):
             found, data = row[label], experiment.removeprefix("cost of ")
