@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from data_prep.cold_items import withhold
 from data_prep.context import with_context
 from data_prep.digest import files_digest, tables_digest
 from data_prep.expected import check_counts
-from data_prep.folder import KIND, existing_manifest, is_intact, stated_input, write_folder
+from data_prep.folder import KIND, LOG, existing_manifest, is_intact, manifest_in, stated_input, write_folder
 from data_prep.frame_types import Frame
 from data_prep.frames import frame_items, frame_log
 from data_prep.items import TITLE, items_file, read_items
@@ -96,7 +96,7 @@ class Input:
     items: pl.DataFrame | None
     digest: str
     former: Former | None = None
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    stated: dict[str, Any] = field(default_factory=dict)
     write_more: Callable[[Path], None] = lambda fresh: None
 
 
@@ -210,11 +210,18 @@ def reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
 
 
 def build(config: ExperimentConfig, source: Input) -> PrepareReport:
-    """Clean, split, check and write the data set, whatever stood in its folder.
+    """Clean, split, check and write the data set, in place of what stood in its folder.
 
     Raises:
-        InputError: a step left nothing, or the counts are not the expected ones.
+        InputError: a step left nothing, the counts are not the expected ones, or the folder keeps log files
+            that this would lose.
     """
+    stands = manifest_in(config.prepared_path)
+    if stands and LOG in stands and LOG not in source.stated:
+        raise InputError(
+            f"{config.prepared_path} keeps log files that were appended, and is damaged; restore it, or "
+            "delete it and prepare the whole log with --append"
+        )
     canonical = nw.from_native(source.log.events.lazy())
     read = size(canonical)
     events, removals = clean(canonical, config.clean, sessions=config.sessions)

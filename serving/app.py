@@ -18,7 +18,9 @@ from recsys.answers import Recommendations
 from recsys.errors import InputError
 from recsys.recommender import Recommender
 from serving import schemas
+from serving.card import ModelCard, model_card
 from serving.middleware import REQUEST_ID_HEADER, VERSION_HEADER, Guard
+from serving.page import add_page
 from serving.problems import RESPONSES, handle_problems
 from serving.service import Service, Settings, Similar
 from serving.watched import Watched
@@ -76,6 +78,7 @@ def create_app(model: Recommender | Watched[Recommender], settings: Settings | N
     handle_problems(app)
     _add_recommendations(app, service)
     _add_operations(app, service)
+    add_page(app)
     return app
 
 
@@ -137,6 +140,14 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
             items=[schemas.FoundItem(**asdict(item)) for item in found],
             model_version=recommender.model_version,
         )
+
+    @app.get("/v1/model")
+    async def model(request: Request) -> ModelCard:
+        """What the model was trained on, its figures, and what its items can be filtered by."""
+        recommender = service.model.value
+        request.state.model_version = recommender.model_version
+        regions = service.availability is not None and service.availability.value.has_regions
+        return await run_in_threadpool(model_card, recommender, regions=regions)
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

@@ -234,6 +234,7 @@ def test_operations(app: FastAPI, recommender: Recommender) -> None:
         "/v1/score",
         "/v1/similar",
         "/v1/items",
+        "/v1/model",
         "/healthz",
         "/readyz",
         "/metrics",

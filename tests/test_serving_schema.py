@@ -40,6 +40,7 @@ PATHS = {
     "/v1/score": "post",
     "/v1/similar": "post",
     "/v1/items": "get",
+    "/v1/model": "get",
     "/healthz": "get",
     "/readyz": "get",
     "/metrics": "get",
