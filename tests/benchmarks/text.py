@@ -18,13 +18,11 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from data_prep.prepare import prepare
 from recsys.bundle import Bundle
 from recsys.compare import compare
 from recsys.config import ExperimentConfig, TransformerConfig, load_config
@@ -41,29 +39,12 @@ from recsys.recipe import settled
 from recsys.run_state import STATE_FILE
 from recsys.steps import Steps
 from recsys.training import EncoderTraining
+from tests.benchmarks.text_data import CONFIGS, Experiment, prepared
 
 RESULTS = Path(__file__).with_name("text.jsonl")
-CONFIGS = Path(__file__).parents[2] / "configs"
 METRICS = ("hr@10", "ndcg@10")
 RANDOM = "chance"
 COUNTED_STEPS = 16
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is compared on what.
-
-    Attributes:
-        data: name of the data set, and of its configuration.
-        split: overrides of the configuration's split.
-        arms: label -> overrides of the model; the first is what the others are compared with.
-        candidates: which items are ranked, see `evaluate`.
-    """
-
-    data: str
-    split: tuple[str, ...]
-    arms: dict[str, tuple[str, ...]]
-    candidates: tuple[str, ...] = ("all",)
 
 
 Arms = dict[str, tuple[str, ...]]
@@ -78,11 +59,6 @@ MINILM: Arms = {
     ),
 }
 FLOORS: Arms = {"popularity by category": ("model=category_popularity",), "text-kNN": ("model=text_knn",)}
-YELP_ITEMS = (
-    "data.items=items.jsonl",
-    "data.items_format=jsonl",
-    "data.item_columns={id: id, title: title, attributes: [categories]}",
-)
 EXPERIMENTS = {
     "yelp": Experiment("yelp", (), ID | BOTH | TEXT),
     "yelp-minilm": Experiment("yelp", (), TEXT | MINILM),
@@ -90,31 +66,9 @@ EXPERIMENTS = {
     "yelp-users-10": Experiment("yelp", ("split={kind: low_resource, users: 0.1}",), ID | TEXT | BOTH),
     "yelp-users-30": Experiment("yelp", ("split={kind: low_resource, users: 0.3}",), ID | TEXT | BOTH),
     "ml-100k": Experiment("ml-100k", (), ID | TEXT | BOTH),
+    "yelp-restaurants": Experiment("yelp", (), TEXT, half=True),
+    "yelp-others": Experiment("yelp", (), TEXT, half=False),
 }
-
-
-def prepared(experiment: Experiment, bench: Path, work: Path) -> tuple[list[str], PreparedData]:
-    """Overrides that name the data, prepared, and the data."""
-    source, items = bench / experiment.data, tuple[str, ...]()
-    if experiment.data == "yelp":
-        source, items = _with_item_lines(source, work / "yelp"), YELP_ITEMS
-    name = "-".join([experiment.data, *("".join(filter(str.isalnum, each)) for each in experiment.split)])
-    overrides = [f"data.path={source}", f"prepared={work / 'prepared' / name}", *items, *experiment.split]
-    config = load_config(CONFIGS / f"{experiment.data}.yaml", overrides)
-    prepare(config)
-    return overrides, PreparedData.load(config.prepared_path)
-
-
-def _with_item_lines(source: Path, folder: Path) -> Path:
-    """The Yelp of S3-Rec with its items as JSON lines: key "i" of items.json is item i+1 of the log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps({"id": int(key) + 1, "title": item["title"], "categories": item["description"]})
-        for key, item in json.loads((source / "items.json").read_text()).items()
-    ]
-    (folder / "items.jsonl").write_text("\n".join(lines))
-    (folder / "sequences.txt").write_bytes((source / "sequences.txt").read_bytes())
-    return folder
 
 
 def arm(
