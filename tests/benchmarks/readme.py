@@ -1,6 +1,6 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
-Tables come from results.jsonl, speed.jsonl and warm_start.jsonl, the configuration reference from
+Tables come from results.jsonl, speed.jsonl, text.jsonl and warm_start.jsonl, the configuration reference from
 `recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
 holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
 `table DATA PROTOCOL removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules
@@ -24,6 +24,9 @@ from recsys.config import ExperimentConfig, sections_of
 from tests.benchmarks.ablation import AS_CONFIGURED
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.results import OURS, RESULTS, Row, read
+from tests.benchmarks.text import RESULTS as TEXTS
+from tests.benchmarks.text import cost_table
+from tests.benchmarks.text import table as text_table
 from tests.benchmarks.warm_start import RESULTS as WARM
 from tests.benchmarks.warm_start import table as warm_table
 
@@ -210,6 +213,8 @@ def _shown(field: FieldInfo) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
     "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
+    "texts": lambda: text_table([json.loads(line) for line in TEXTS.read_text().splitlines()]),
+    "cost of texts": lambda: cost_table([json.loads(line) for line in TEXTS.read_text().splitlines()]),
     "warm start": lambda: warm_table([json.loads(line) for line in WARM.read_text().splitlines()]),
 }
 TABLES: dict[re.Pattern[str], Callable[..., str]] = {
