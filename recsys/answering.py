@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from recsys.answers import (
@@ -26,6 +27,7 @@ from recsys.answers import (
     why_fewer,
 )
 from recsys.errors import InputError
+from recsys.item_texts import ItemText, described, numbered
 from recsys.search import Found
 from recsys.sequences import Ragged
 from recsys.vocabulary import ItemId
@@ -59,11 +61,22 @@ def _stage(name: str, observe: Observe) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question that can be answered: its place among all, known items of its history, items allowed."""
+    """A question that can be answered.
+
+    Attributes:
+        place: among all.
+        question: as it was asked.
+        known: items of its history that the catalogue has.
+        read: these, and those that are described, as V+1..
+        texts: what the latter are like, a row each; None without any.
+        allowed: (V,) items that may come; None for all.
+    """
 
     place: int
     question: Question
     known: NDArray[np.int32]
+    read: NDArray[np.int32]
+    texts: pa.Table | None
     allowed: NDArray[np.bool_] | None
 
     @property
@@ -86,9 +99,9 @@ def answer_all(
                 asked.append(_asked(recommender, place, question, masks))
             except InputError as error:
                 answers[place] = error
-    filled = [each for each in asked if len(each.known)]
+    filled = [each for each in asked if len(each.read)]
     with _stage("encode", observe):
-        queries = recommender.queries(Ragged.of([each.known for each in filled])) if filled else None
+        queries = _queries(recommender, filled) if filled else None
     kinds: dict[tuple[int, ...], list[int]] = {}
     for row, each in enumerate(filled):
         kinds.setdefault(each.kind, []).append(row)
@@ -97,7 +110,7 @@ def answer_all(
             ours = queries.take(rows) if isinstance(queries, Ragged) else cast(Vectors, queries)[rows]
             answers |= _answer_alike(recommender, [filled[row] for row in rows], ours)
         for each in asked:
-            if not len(each.known):
+            if not len(each.read):
                 question = each.question
                 found = best(recommender.popular, question.k, each.allowed, question.filters, recommender)
                 answers[each.place] = _told(recommender, each, found)
@@ -211,8 +224,24 @@ def _asked(
         recommender.catalogue.groups(name)
     if id(filters) not in masks:
         masks[id(filters)] = recommender.catalogue.allowed_by(filters)
-    indices = recommender.vocabulary.encode(history)
-    return _Asked(place, question, indices[indices > 0], masks[id(filters)])
+    indices = numbered(history, recommender.bundle)
+    texts = [each for each in history if isinstance(each, ItemText)]
+    rows = described(recommender.bundle, texts) if texts else None
+    read = indices[indices > 0]
+    known = read[read <= len(recommender.vocabulary)]
+    return _Asked(place, question, known, read, rows, masks[id(filters)])
+
+
+def _queries(recommender: Recommender, filled: list[_Asked]) -> Queries:
+    """What to search for; the items that questions describe are numbered through all of them."""
+    tables = [each.texts for each in filled if each.texts is not None]
+    if not tables:
+        return recommender.queries(Ragged.of([each.read for each in filled]))
+    size, before, histories = len(recommender.vocabulary), 0, []
+    for each in filled:
+        histories.append(np.where(each.read > size, each.read + before, each.read))
+        before += len(each.texts) if each.texts is not None else 0
+    return recommender.queries(Ragged.of(histories), pa.concat_tables(tables))
 
 
 def _answer_alike(
@@ -237,6 +266,7 @@ def _answer_alike(
 
 def _told(recommender: Recommender, asked: _Asked, row: Row) -> Recommendations:
     filters, vocabulary = asked.question.filters, recommender.vocabulary
-    named = dict.fromkeys([*asked.question.history, *(filters.allow or ()), *filters.deny])
+    ids = (each for each in asked.question.history if not isinstance(each, ItemText))
+    named = dict.fromkeys([*ids, *(filters.allow or ()), *filters.deny])
     unknown = [each for each in named if not vocabulary.index(each)]
-    return told(recommender, asked.question, row, unknown, None if len(asked.known) else RECENT_POPULARITY)
+    return told(recommender, asked.question, row, unknown, None if len(asked.read) else RECENT_POPULARITY)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_data, cli_export, cli_judge, cli_serve, cli_tune
+from recsys import cli_data, cli_export, cli_judge, cli_serve, cli_text, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -84,12 +84,18 @@ def train(
     from_bundle: FromBundle = None,
 ) -> None:
     """A prepared data set -> an MLflow run and a bundle."""
+    train_experiment(_load(config, overrides), resume=resume, final=final, from_bundle=from_bundle)
+
+
+def train_experiment(
+    experiment: ExperimentConfig, *, resume: bool, final: bool = False, from_bundle: str | None = None
+) -> None:
+    """What `train` does with its configuration."""
     from recsys.evaluation import metric_lines, removes_seen
     from recsys.experiment import assist
     from recsys.experiment import train as train_model
     from recsys.processes import Processes
 
-    experiment = _load(config, overrides)
     if Processes.launched().rank > 0:
         assist(experiment, resume=resume, final=final, from_bundle=from_bundle)
         return
@@ -149,6 +155,7 @@ def floors(
 for command in (
     *(cli_data.download, cli_data.prepare, cli_data.quality),
     *(cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report),
+    *(cli_text.pretrain, cli_text.add_items),
 ):
     app.command()(command)
 

@@ -61,6 +61,17 @@ def backend_named(name: str | None) -> Any:  # noqa: ANN401 -- a literal, which 
     return name
 
 
+def engine_named(name: str) -> Any:  # noqa: ANN401 -- as above
+    """The engine of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in ("eager", "onnx"):
+        raise InputError(f"engine `{name}` is unknown; known: eager, onnx")
+    return name
+
+
 def bundle_folder(bundle: str, tracking_uri: str | None) -> Path:
     """The folder of what `BundleName` names; MLflow itself is imported only for a URI.
 

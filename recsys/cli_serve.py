@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.cli_options import Backend, BundleName, TrackingUri, backend_named, bundle_folder
+from recsys.cli_options import Backend, BundleName, TrackingUri, backend_named, bundle_folder, engine_named
 from recsys.console import say
 
 
@@ -19,6 +19,9 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
     backend: Backend = None,
+    engine: Annotated[
+        str, typer.Option(help="eager (PyTorch), or onnx (ONNX Runtime: faster; needs the extra `onnx`)")
+    ] = "eager",
     tracking_uri: TrackingUri = None,
     histories: Annotated[
         Path | None, typer.Option(help="stored histories: Parquet (sequence, items), or prepared data")
@@ -58,7 +61,7 @@ def serve(
         keys=api_keys,
         origins=cors_origin or (),
     )
-    model = Model(lambda: bundle_folder(bundle, tracking_uri), backend_named(backend))
+    model = Model(lambda: bundle_folder(bundle, tracking_uri), backend_named(backend), engine_named(engine))
     run_server(model, host, port, log_level, settings)
 
 

@@ -31,8 +31,10 @@ from recsys.bundle import Bundle
 from recsys.catalogue import Catalogue, CatalogueItem
 from recsys.counting import CountingIndex, Ranking
 from recsys.encoding import encode_histories, item_vectors
+from recsys.engines import Engine, onnx_encoder
 from recsys.errors import InputError, UnknownItem
-from recsys.index import Backend, load_index
+from recsys.index import Backend, IndexInfo, load_index, read_index_info
+from recsys.item_texts import ItemText, extended, scores_of
 from recsys.models.protocol import Encoder
 from recsys.predicates import Condition
 from recsys.search import ExactIndex, Found, ItemIndex
@@ -43,16 +45,39 @@ from recsys.vocabulary import ItemId, Vocabulary
 class Recommender:
     """Encode, search, filter. Immutable after construction, and safe to ask from several threads."""
 
-    def __init__(self, bundle: Bundle, index: ItemIndex | CountingIndex, device: str = "cpu") -> None:
-        """Take a bundle and what to search with; `load` makes both."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        index: ItemIndex | CountingIndex,
+        device: str = "cpu",
+        index_info: IndexInfo | None = None,
+        encoder: Encoder | None = None,
+    ) -> None:
+        """Take what `load` makes.
+
+        Args:
+            bundle: the model with its items.
+            index: what to search with.
+            device: where it computes.
+            index_info: the sidecar of the index, if there is one.
+            encoder: what computes vectors of histories; default: the bundle's model.
+        """
         self.bundle = bundle
         self.index = index
+        self.index_info = index_info
+        self._encoder = encoder or bundle.model
         self.device = device
         self.catalogue = Catalogue(bundle.items, bundle.vocabulary)
         self._recent = Ranking(self.catalogue.recent_scores())
 
     @classmethod
-    def load(cls, folder: Path | str, backend: Backend | None = None, device: str = "cpu") -> Recommender:
+    def load(
+        cls,
+        folder: Path | str,
+        backend: Backend | None = None,
+        device: str = "cpu",
+        engine: Engine = "eager",
+    ) -> Recommender:
         """Read a bundle and its index.
 
         Args:
@@ -60,17 +85,22 @@ class Recommender:
             backend: `annoy`, `exact` or `auto`; default: what the index says, exact search without an index.
                 A counting model needs none and takes any.
             device: where an encoder and exact search compute, such as `cuda`.
+            engine: what computes an encoder's vectors; `onnx` is faster on a CPU and needs the extra `onnx`.
 
         Raises:
-            InputError: the bundle or the index is missing, damaged, or of another format or model.
+            InputError: the bundle or the index is missing, damaged, or of another format or model; or it
+                cannot be computed by that engine.
         """
+        if engine == "onnx" and device != "cpu":
+            raise InputError(f"engine `onnx` computes on the CPU, not on `{device}`; take engine `eager`")
         bundle = Bundle.load(folder)
         if not isinstance(bundle.model, Encoder):
             return cls(bundle, CountingIndex(bundle.model, bundle.config.model.name), device)
         index = load_index(bundle, item_vectors(bundle.model), backend, device)
         if isinstance(bundle.model, torch.nn.Module):
             bundle.model.to(device)
-        return cls(bundle, index, device)
+        encoder = onnx_encoder(bundle) if engine == "onnx" else None
+        return cls(bundle, index, device, read_index_info(bundle), encoder)
 
     @property
     def model_version(self) -> str:
@@ -89,7 +119,7 @@ class Recommender:
 
     def recommend(
         self,
-        history: Sequence[ItemId],
+        history: Sequence[ItemId | ItemText],
         k: int = 10,
         *,
         exclude_seen: bool = True,
@@ -102,7 +132,8 @@ class Recommender:
         """What comes next after a history.
 
         Args:
-            history: original ids, oldest first; unknown ones are ignored and named in the answer.
+            history: original ids, oldest first; unknown ones are ignored and named in the answer. A model
+                that reads text takes described items too.
             k: answers; fewer come only where fewer are allowed, and the answer says why.
             exclude_seen: leave out the items of the history.
             allow: only these items may come; default: all.
@@ -193,12 +224,19 @@ class Recommender:
             indices[filled], scores[filled] = best_of_all(search, len(filled), k, filters, self)
         return indices, scores
 
-    def queries(self, histories: Ragged) -> Queries:
-        """What `search` takes for B histories, none of them empty."""
+    def queries(self, histories: Ragged, texts: pa.Table | None = None) -> Queries:
+        """What `search` takes for B histories, none of them empty; V+1.. are the described items `texts`."""
         if isinstance(self.index, CountingIndex):
             return histories
-        assert isinstance(self.bundle.model, Encoder)
-        return encode_histories(self.bundle.model, histories, self.device)
+        model = self._encoder if texts is None else extended(self.bundle, texts)
+        assert isinstance(model, Encoder)
+        return encode_histories(model, histories, self.device)
+
+    def score(
+        self, history: Sequence[ItemId | ItemText], items: Sequence[ItemId | ItemText]
+    ) -> list[float | None]:
+        """What the model makes of single items as the next one; see `recsys.item_texts.scores_of`."""
+        return scores_of(self.bundle, history, items, self.device)
 
     def search(
         self, queries: Queries, k: int, allowed: NDArray[np.bool_] | None, exclude: Ragged | None

@@ -18,7 +18,9 @@ from recsys.answers import Recommendations
 from recsys.errors import InputError
 from recsys.recommender import Recommender
 from serving import schemas
+from serving.card import ModelCard, model_card
 from serving.middleware import REQUEST_ID_HEADER, VERSION_HEADER, Guard
+from serving.page import add_page
 from serving.problems import RESPONSES, handle_problems
 from serving.service import Service, Settings, Similar
 from serving.watched import Watched
@@ -76,6 +78,7 @@ def create_app(model: Recommender | Watched[Recommender], settings: Settings | N
     handle_problems(app)
     _add_recommendations(app, service)
     _add_operations(app, service)
+    add_page(app)
     return app
 
 
@@ -89,8 +92,10 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     async def recommend(asked: schemas.RecommendRequest, request: Request) -> Response:
         """What comes next after a history of original ids, or after the stored history of a user."""
         _one_of("history", asked.history, "user", asked.user)
-        history = service.histories_of([asked.user])[0] if asked.user is not None else asked.history
-        answers = await service.ask([history or []], asked)
+        if asked.user is not None:
+            answers = await service.ask(service.histories_of([asked.user]), asked)
+        else:
+            answers = await service.ask([schemas.items_of(asked.history or [])], asked)
         return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
 
     @app.post("/v1/recommend/batch", response_model=schemas.BatchResponse)
@@ -112,6 +117,15 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         answers = await service.ask([Similar(asked.item)], asked)
         return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
 
+    @app.post("/v1/score")
+    async def score(asked: schemas.ScoreRequest, request: Request) -> schemas.ScoreResponse:
+        """What the model makes of single items after a history, also of items that it never met."""
+        recommender = service.model.value
+        sent = schemas.items_of(asked.history), schemas.items_of(asked.items)
+        found = await run_in_threadpool(recommender.score, *sent)
+        request.state.model_version = recommender.model_version
+        return schemas.ScoreResponse(scores=found, model_version=recommender.model_version)
+
     @app.get("/v1/items")
     async def items(
         request: Request,
@@ -126,6 +140,14 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
             items=[schemas.FoundItem(**asdict(item)) for item in found],
             model_version=recommender.model_version,
         )
+
+    @app.get("/v1/model")
+    async def model(request: Request) -> ModelCard:
+        """What the model was trained on, its figures, and what its items can be filtered by."""
+        recommender = service.model.value
+        request.state.model_version = recommender.model_version
+        regions = service.availability is not None and service.availability.value.has_regions
+        return await run_in_threadpool(model_card, recommender, regions=regions)
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving import page
 from serving.metrics import Metrics
 from serving.problems import problem
 from serving.security import ApiKeys
@@ -27,16 +28,19 @@ from serving.tracing import spans
 VERSION_HEADER = "X-Model-Version"
 REQUEST_ID_HEADER = "X-Request-Id"
 LARGEST_BODY = 2 * 2**20  # bytes; the longest lists of ids, each of 60 characters, still fit
-OPEN = ("/healthz", "/readyz")
-"""What probes ask without a key."""
+OPEN = page.PATHS | {"/healthz", "/readyz"}
+"""What browsers and probes ask without a key."""
 
 _OWN_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_DOCS = ("/docs", "/docs/oauth2-redirect", "/redoc")
+_POLICY = "default-src 'none'; frame-ancestors 'none'"
 # The documentation pages of FastAPI load their scripts from there.
 _DOCS_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'self' "
     "'unsafe-inline' https://cdn.jsdelivr.net; img-src 'self' data: https://fastapi.tiangolo.com; "
     "worker-src blob:; frame-ancestors 'none'"
+)
+_POLICIES = dict.fromkeys(page.PATHS, page.POLICY) | dict.fromkeys(
+    ("/docs", "/docs/oauth2-redirect", "/redoc"), _DOCS_POLICY
 )
 _SECURITY = {
     "x-content-type-options": "nosniff",
@@ -110,9 +114,7 @@ class Guard:
                 ours = {
                     VERSION_HEADER.lower(): state.get("model_version") or self._version(),
                     REQUEST_ID_HEADER.lower(): request.id,
-                    "content-security-policy": _DOCS_POLICY
-                    if scope["path"] in _DOCS
-                    else "default-src 'none'; frame-ancestors 'none'",
+                    "content-security-policy": _POLICIES.get(scope["path"], _POLICY),
                     **_SECURITY,
                 }
                 more = [(name.encode(), value.encode()) for name, value in ours.items()]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.engines import Engine
 from recsys.errors import InputError
-from recsys.index import Backend, read_index_info
+from recsys.index import Backend
 from recsys.models import ANSWERS_SEEN
 from recsys.recommender import Recommender
 from recsys.search import AnnoyIndex
@@ -28,19 +29,23 @@ LEAST_SHARE = 0.5  # of the exact answers that the index must find in the self-t
 class Model(Watched[Recommender]):
     """The recommender in force, and the next one as soon as its source offers one."""
 
-    def __init__(self, source: Callable[[], Path], backend: Backend | None = None) -> None:
+    def __init__(
+        self, source: Callable[[], Path], backend: Backend | None = None, engine: Engine = "eager"
+    ) -> None:
         """Load the first.
 
         Args:
             source: the folder of the bundle to serve, asked anew at each look: always the same one, whose
                 content may change, or what an alias of a registry names now.
             backend: as for `Recommender.load`.
+            engine: as for `Recommender.load`.
 
         Raises:
             InputError: the first cannot be loaded, or fails its check.
         """
         self._source = source
-        self._backend = backend
+        self._backend: Backend | None = backend
+        self._engine: Engine = engine
         self._folder = Path()
         super().__init__("model", self._look_at_source, self._load_checked)
 
@@ -61,10 +66,10 @@ class Model(Watched[Recommender]):
         return stamp(self._folder)
 
     def _load_checked(self) -> Recommender:
-        return load_checked(self._folder, self._backend)
+        return load_checked(self._folder, self._backend, self._engine)
 
 
-def load_checked(folder: Path, backend: Backend | None = None) -> Recommender:
+def load_checked(folder: Path, backend: Backend | None = None, engine: Engine = "eager") -> Recommender:
     """A recommender from a copy of a bundle, of which what is in memory stays as it was checked.
 
     Annoy maps its file into memory: if it were the bundle's own, whoever truncates that would end the
@@ -77,7 +82,7 @@ def load_checked(folder: Path, backend: Backend | None = None) -> Recommender:
         copy = Path(draft) / "bundle"
         try:
             shutil.copytree(folder, copy)
-            recommender = Recommender.load(copy, backend)
+            recommender = Recommender.load(copy, backend, engine=engine)
             check(recommender)
         except InputError as error:
             raise InputError(str(error).replace(str(copy), str(folder))) from error
@@ -103,7 +108,7 @@ def check(recommender: Recommender) -> None:
     index = recommender.index
     if not isinstance(index, AnnoyIndex):
         return
-    info = read_index_info(recommender.bundle)
+    info = recommender.index_info
     if info is not None and info.recall < info.asked_recall:
         raise InputError(
             f"the index of {where} reaches recall@{info.k} {info.recall}, but {info.asked_recall} was asked "

@@ -75,6 +75,11 @@ class Availability:
             raise InputError(f"{file} cannot be read as a table ({error}); give .csv or .parquet") from error
         return cls(table, str(file))
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether some row is of one region."""
+        return bool(self._codes)
+
     def mask(self, vocabulary: Vocabulary, region: str | None, now: float | None = None) -> NDArray[np.bool_]:
         """(V,) items of a model that can be had.
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from recsys.cli_options import engine_named
 from recsys.errors import InputError
 from recsys.recommender import Recommender
 from recsys.vocabulary import vocabulary_of
@@ -26,7 +28,7 @@ from serving.security import ApiKeys, new_key
 from serving.service import Settings
 from serving.tables import Availability, Histories
 from serving.watched import Watched, stamp
-from tests.worlds import counting_bundle, prepared, ring
+from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
 
 class Held:
@@ -246,3 +248,24 @@ def test_requests_are_spans_of_the_caller_s_trace(
     (span,) = exporter.get_finished_spans()
     assert span.name == "POST /v1/recommend" and f"{span.context.trace_id:032x}" in caller
     assert span.attributes is not None and span.attributes["http.response.status_code"] == 200
+
+
+def test_the_onnx_engine_answers_as_pytorch_does_and_alike_in_every_batch(tmp_path: Path) -> None:
+    rows = ring(50, 30)
+    bundle = encoder_bundle(tmp_path / "bundle", prepared(tmp_path / "data", rows, 50))
+    eager, fast = load_checked(bundle.folder), load_checked(bundle.folder, engine="onnx")
+    together, scores = fast.recommend_batch(rows, 10)
+    assert np.array_equal(together, eager.recommend_batch(rows, 10)[0])
+    assert scores == pytest.approx(eager.recommend_batch(rows, 10)[1], abs=1e-3)
+    for row in range(len(rows)):
+        one = fast.recommend_batch(rows.take([row]), 10)
+        assert np.array_equal(one[0][0], together[row]) and np.array_equal(one[1][0], scores[row])
+
+
+def test_an_engine_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = encoder_bundle(tmp_path / "bundle", prepared(tmp_path / "data", ring(20, 10), 20))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"engine `onnx` needs onnx, .*install the extra `onnx`"):
+        Recommender.load(bundle.folder, engine="onnx")
+    with pytest.raises(InputError, match="engine `int8` is unknown; known: eager, onnx"):
+        engine_named("int8")

@@ -37,8 +37,10 @@ def api_schema(app: ASGIApp) -> BaseSchema:
 PATHS = {
     "/v1/recommend": "post",
     "/v1/recommend/batch": "post",
+    "/v1/score": "post",
     "/v1/similar": "post",
     "/v1/items": "get",
+    "/v1/model": "get",
     "/healthz": "get",
     "/readyz": "get",
     "/metrics": "get",

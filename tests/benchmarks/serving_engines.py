@@ -5,7 +5,7 @@
 Milliseconds of one history, and a history of 8 and of 64 together, of a third, two thirds and all of the
 longest history, medians of alternating rounds; and the share of top-10 places (of 500 histories of random
 popular items) at which an engine answers as eager PyTorch does. One thread, as the endpoint computes.
-`pip install onnxruntime onnx onnxscript` first; AOTInductor needs a C++ compiler.
+Install the extra `onnx` first; AOTInductor needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -25,24 +25,13 @@ from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.encoding import item_vectors
+from recsys.engines import export_onnx, exported
 from recsys.models.transformer import Transformer
 from recsys.search import ExactIndex
 
 Encode = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 ROWS = (1, 8, 64)
 CHECKED = 500
-
-
-class _Encoding(torch.nn.Module):
-    """The encoder with `encode` as its forward pass, which is what exporters take."""
-
-    def __init__(self, model: Transformer) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, items_BL: torch.Tensor) -> torch.Tensor:
-        """(B, D) vectors."""
-        return self.model.encode(items_BL)
 
 
 def main() -> None:
@@ -112,19 +101,10 @@ def eager(model: Transformer) -> Encode:
     return encode
 
 
-def _exported(model: Transformer) -> torch.export.ExportedProgram:
-    rows, columns = (
-        torch.export.Dim("rows", min=1, max=4096),
-        torch.export.Dim("columns", min=2, max=model.max_history),
-    )
-    example = torch.ones(4, 16, dtype=torch.int64)
-    return torch.export.export(_Encoding(model), (example,), dynamic_shapes=({0: rows, 1: columns},))
-
-
 def compiled(model: Transformer, folder: Path) -> Encode:
     """torch.export and AOTInductor: one shared library."""
     package = torch._inductor.aoti_compile_and_package(
-        _exported(model), package_path=str(folder / "encoder.pt2")
+        exported(model), package_path=str(folder / "encoder.pt2")
     )
     run = torch._inductor.aoti_load_package(package)
 
@@ -139,9 +119,7 @@ def onnx(model: Transformer, folder: Path) -> Encode:
     """ONNX Runtime in float32."""
     file = folder / "encoder.onnx"
     if not file.exists():
-        program = torch.onnx.export(_exported(model), dynamo=True, verbose=False)
-        assert program is not None
-        program.save(str(file))
+        export_onnx(model, file)
     return _session(file)
 
 
