@@ -55,11 +55,12 @@ def _stage(name: str, observe: Observe) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question that can be answered: its place among all, known items of its history, items allowed."""
+    """A question that can be answered: its place among all, its history told apart, items allowed."""
 
     place: int
     question: Question
     known: NDArray[np.int32]
+    unknown: list[ItemId]
     allowed: NDArray[np.bool_] | None
 
     @property
@@ -169,7 +170,8 @@ def _asked(
     if id(filters) not in masks:
         masks[id(filters)] = recommender.catalogue.allowed_by(filters)
     indices = recommender.vocabulary.encode(history)
-    return _Asked(place, question, indices[indices > 0], masks[id(filters)])
+    unknown = [history[row] for row in np.flatnonzero(indices == 0).tolist()]
+    return _Asked(place, question, indices[indices > 0], unknown, masks[id(filters)])
 
 
 def _answer_alike(
@@ -194,6 +196,6 @@ def _answer_alike(
 
 def _told(recommender: Recommender, asked: _Asked, row: Row) -> Recommendations:
     filters, vocabulary = asked.question.filters, recommender.vocabulary
-    named = dict.fromkeys([*asked.question.history, *(filters.allow or ()), *filters.deny])
-    unknown = [each for each in named if not vocabulary.index(each)]
+    listed = [each for each in (*(filters.allow or ()), *filters.deny) if not vocabulary.index(each)]
+    unknown = list(dict.fromkeys([*asked.unknown, *listed]))
     return told(recommender, asked.question, row, unknown, None if len(asked.known) else RECENT_POPULARITY)

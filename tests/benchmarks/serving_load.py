@@ -50,11 +50,7 @@ def ask_for(
         Seconds of each answer, how long it took in all, and how many failed.
     """
     host, port = urlsplit(address).hostname, urlsplit(address).port
-    requests = []
-    for body in bodies:
-        content = json.dumps(body).encode()
-        head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        requests.append(head + b"content-length: %d\r\n\r\n" % len(content) + content)
+    requests = [request(json.dumps(body).encode()) for body in bodies]
     times: list[float] = []
     failed = 0
     until = time.perf_counter() + seconds
@@ -81,3 +77,9 @@ def ask_for(
     started = time.perf_counter()
     asyncio.run(everybody())
     return times, time.perf_counter() - started, failed
+
+
+def request(body: bytes) -> bytes:
+    """POST /v1/recommend with this body."""
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    return head + b"content-length: %d\r\n\r\n" % len(body) + body

@@ -4,14 +4,15 @@
     python -m tests.benchmarks.serving_speed --items 1000000 --vectors clustered [--recall 0.95]
 
 The first asks a bundle for the next 10 items after histories of its own popular items, with micro-batching
-and without. The second makes a SASRec of 64 dimensions over so many items, whose vectors are iid random or
-lie around 1,000 centres, builds its index, and asks it through Annoy and by exact search, with the recall@10
-of Annoy against exact search on the vectors of the same histories.
+and without, in each engine. The second makes a SASRec of 64 dimensions over so many items, whose vectors are
+iid random or lie around 1,000 centres, builds its index, and asks it through Annoy and by exact search, with
+the recall@10 of Annoy against exact search on the vectors of the same histories.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import cast
@@ -42,14 +43,18 @@ def main() -> None:
     parser.add_argument("--vectors", choices=("random", "clustered"), default="clustered")
     parser.add_argument("--recall", type=float, default=0.95)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--engines", default="eager,onnx")
     parser.add_argument("--clients", default="1,8,64")
     asked = parser.parse_args()
     clients = [int(part) for part in asked.clients.split(",")]
     if asked.bundle:
         histories = popular_histories(Recommender.load(asked.bundle))
-        measure(
-            str(asked.bundle), histories, clients, asked.seconds, {"batched": (), "alone": ("--batch", "1")}
-        )
+        ways = {
+            f"{engine}, {way}": ("--engine", engine, *options)
+            for engine in asked.engines.split(",")
+            for way, options in (("batched", ()), ("alone", ("--batch", "1")))
+        }
+        measure(str(asked.bundle), histories, clients, asked.seconds, ways)
         return
     with tempfile.TemporaryDirectory() as folder:
         made = large_bundle(Path(folder), asked.items, asked.vectors)
@@ -78,16 +83,24 @@ def measure(
     ids = Bundle.load(bundle).vocabulary
     bodies: list[dict[str, object]] = [{"history": ids.decode(row), "k": 10} for row in histories]
     for name, options in ways.items():
-        with server(bundle, *options) as (address, _):
+        with server(bundle, *options) as (address, process):
             ask_for(1.0, 1, address, bodies)  # warm
             for number in clients:
+                before = processor_seconds(process.pid)
                 times, took, failed = ask_for(seconds, number, address, bodies)
+                spent = (processor_seconds(process.pid) - before) / len(times) * 1e3
                 p50, p99 = np.percentile(times, [50, 99]) * 1e3
                 print(
                     f"{name:14} {number:3} clients: p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  "
-                    f"{len(times) / took:7.0f} requests/s  {failed} failed",
+                    f"{len(times) / took:7.0f} requests/s  {failed} failed  {spent:.2f} ms CPU each",
                     flush=True,
                 )
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used of the processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def popular_histories(recommender: Recommender) -> list[list[int]]:
