@@ -22,7 +22,7 @@ import torch
 
 from recsys.bundle import Bundle, save_bundle
 from recsys.encoding import encode_histories
-from recsys.index import build_index
+from recsys.index import build_index, read_index_info
 from recsys.models import build_encoder
 from recsys.models.transformer import Transformer
 from recsys.recommender import Recommender
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--vectors", choices=("random", "clustered"), default="clustered")
     parser.add_argument("--recall", type=float, default=0.95)
+    parser.add_argument("--keep", type=Path, help="folder to make the large bundle in, or to find it")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--engines", default="eager,onnx")
     parser.add_argument("--clients", default="1,8,64")
@@ -57,9 +58,13 @@ def main() -> None:
         measure(str(asked.bundle), histories, clients, asked.seconds, ways)
         return
     with tempfile.TemporaryDirectory() as folder:
-        made = large_bundle(Path(folder), asked.items, asked.vectors)
+        kept = asked.keep or Path(folder)
+        if (kept / "bundle").exists():
+            made = Bundle.load(kept / "bundle")
+        else:
+            made = large_bundle(kept, asked.items, asked.vectors)
         histories = popular_histories(Recommender.load(made.folder, backend="exact"))
-        info = build_index(made, Ragged.of(histories), recall=asked.recall, k=10)
+        info = read_index_info(made) or build_index(made, Ragged.of(histories), recall=asked.recall, k=10)
         print(f"{asked.items:,} items, {asked.vectors}: {info.trees} trees, search_k {info.search_k}")
         recommender = Recommender.load(made.folder, backend="annoy")
         print(f"recall@10 on the histories that are asked: {measured_recall(recommender, histories):.4f}")
