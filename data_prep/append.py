@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_prep.digest import tables_digest
-from data_prep.folder import LOG, check_same_settings, manifest_in
+from data_prep.folder import LOG, check_same_settings, is_intact, manifest_in
 from data_prep.items import FROM_LOG, items_file, read_items
 from data_prep.log_store import LogFile, log_digest, new_files
 from data_prep.logs import Part, canonical_log, read_part
@@ -117,6 +117,11 @@ def _check_folder(folder: Path, manifest: dict[str, Any], config: ExperimentConf
             "`recsys prepare` with --append on the whole log, or choose another folder with prepared=..."
         )
     check_same_settings(folder, manifest, settings_of(config))
+    if not is_intact(folder, manifest):
+        raise InputError(
+            f"{folder} is not what its manifest states, so that its indices are lost; restore it, or delete "
+            "it and prepare the whole log with --append"
+        )
 
 
 def _read(file: Path, one: LogFile, config: ExperimentConfig) -> _New:

@@ -38,9 +38,10 @@ def existing_manifest(folder: Path, input_digest: str, settings: dict[str, Any])
     if manifest is None:
         return None
     if manifest.get("input_digest") != input_digest:
+        appended = "add new log files with --append, " if LOG in manifest else ""
         raise InputError(
             f"{folder} already holds another data set, `{manifest.get('name')}`, "
-            f"made from other input: {_remedy(folder)}"
+            f"made from other input: {appended}{_remedy(folder)}"
         )
     check_same_settings(folder, manifest, settings)
     return manifest

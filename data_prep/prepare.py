@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,10 +16,11 @@ import polars as pl
 
 from data_prep.assemble import MARKS, Tables, assemble
 from data_prep.cleaning import Removal, clean, in_memory, is_timed, positions, size
+from data_prep.cold_items import withhold
 from data_prep.context import with_context
 from data_prep.digest import files_digest, tables_digest
 from data_prep.expected import check_counts
-from data_prep.folder import KIND, existing_manifest, is_intact, stated_input, write_folder
+from data_prep.folder import KIND, LOG, existing_manifest, is_intact, manifest_in, stated_input, write_folder
 from data_prep.frame_types import Frame
 from data_prep.frames import frame_items, frame_log
 from data_prep.items import TITLE, items_file, read_items
@@ -30,7 +31,7 @@ from data_prep.sources import is_remote, read_remote
 from data_prep.splits import Cuts, check_targets, global_cuts, split_marks, training_counts
 from data_prep.stable import Former
 from recsys import schema
-from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns, WholeSequences
+from recsys.config import Columns, DataConfig, ExperimentConfig, ItemCold, ItemColumns, WholeSequences
 from recsys.errors import InputError
 from recsys.vocabulary import Vocabulary
 
@@ -95,7 +96,7 @@ class Input:
     items: pl.DataFrame | None
     digest: str
     former: Former | None = None
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    stated: dict[str, Any] = field(default_factory=dict)
     write_more: Callable[[Path], None] = lambda fresh: None
 
 
@@ -209,15 +210,25 @@ def reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
 
 
 def build(config: ExperimentConfig, source: Input) -> PrepareReport:
-    """Clean, split, check and write the data set, whatever stood in its folder.
+    """Clean, split, check and write the data set, in place of what stood in its folder.
 
     Raises:
-        InputError: a step left nothing, or the counts are not the expected ones.
+        InputError: a step left nothing, the counts are not the expected ones, or the folder keeps log files
+            that this would lose.
     """
+    stands = manifest_in(config.prepared_path)
+    if stands and LOG in stands and LOG not in source.stated:
+        raise InputError(
+            f"{config.prepared_path} keeps log files that were appended, and is damaged; restore it, or "
+            "delete it and prepare the whole log with --append"
+        )
     canonical = nw.from_native(source.log.events.lazy())
     read = size(canonical)
     events, removals = clean(canonical, config.clean, sessions=config.sessions)
     check_targets(events, config.split)
+    if isinstance(config.split, ItemCold):
+        events, removal = withhold(in_memory(events), config.split)
+        removals.append(removal)
     cuts = global_cuts(events, config.split)
     placed = in_memory(positions(events))
     marks = in_memory(split_marks(placed, config.split, cuts))

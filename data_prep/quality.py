@@ -231,6 +231,7 @@ def _drift(tables: Tables, manifest: dict[str, Any], earlier: Tables, folder: Pa
     changes = [
         {"item": union[k], "was": float(then[k]), "is": float(now[k])}
         for k in np.argsort(-abs(now - then))[:10]
+        if now[k] != then[k]
     ]
     lengths, old_lengths = (np.diff(each.offsets) for each in (tables, earlier))
     return {

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.item_texts import ItemText
 from recsys.predicates import Condition, Groups
 from recsys.search import Found
 from recsys.vocabulary import ItemId
@@ -62,9 +63,12 @@ class Filters:
 
 @dataclass(frozen=True)
 class Question:
-    """What comes next after a history of original ids, oldest first; unknown ones are ignored and named."""
+    """What comes next after a history, oldest first: original ids, unknown ones are ignored and named.
 
-    history: Sequence[ItemId]
+    For a model that reads text it may hold items that are described.
+    """
+
+    history: Sequence[ItemId | ItemText]
     k: int = 10
     filters: Filters = field(default_factory=Filters)
 

@@ -15,7 +15,17 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from recsys.answering import Observe, Queries, answer_all, best, check_question, told, unobserved
+from recsys.answering import (
+    Observe,
+    Queries,
+    RowsSearch,
+    answer_all,
+    best,
+    best_of_all,
+    check_question,
+    told,
+    unobserved,
+)
 from recsys.answers import Filters, Question, Recommendations, ScoredItem
 from recsys.bundle import Bundle
 from recsys.catalogue import Catalogue, CatalogueItem
@@ -24,6 +34,7 @@ from recsys.encoding import encode_histories, item_vectors
 from recsys.engines import Engine, onnx_encoder
 from recsys.errors import InputError, UnknownItem
 from recsys.index import Backend, IndexInfo, load_index, read_index_info
+from recsys.item_texts import ItemText, extended, scores_of
 from recsys.models.protocol import Encoder
 from recsys.predicates import Condition
 from recsys.search import ExactIndex, Found, ItemIndex
@@ -108,7 +119,7 @@ class Recommender:
 
     def recommend(
         self,
-        history: Sequence[ItemId],
+        history: Sequence[ItemId | ItemText],
         k: int = 10,
         *,
         exclude_seen: bool = True,
@@ -121,7 +132,8 @@ class Recommender:
         """What comes next after a history.
 
         Args:
-            history: original ids, oldest first; unknown ones are ignored and named in the answer.
+            history: original ids, oldest first; unknown ones are ignored and named in the answer. A model
+                that reads text takes described items too.
             k: answers; fewer come only where fewer are allowed, and the answer says why.
             exclude_seen: leave out the items of the history.
             allow: only these items may come; default: all.
@@ -184,24 +196,47 @@ class Recommender:
         Raises:
             InputError: k is below 1.
         """
-        check_question(k, Filters())
+        return self.answer_batch(histories, k, Filters(exclude_seen=exclude_seen, available=allowed))
+
+    def answer_batch(self, histories: Ragged, k: int, filters: Filters) -> Found:
+        """What `recommend_batch` gives, with all filters of a question; the same answers as `answer`'s.
+
+        Raises:
+            InputError: k or a filter is wrong.
+        """
+        filled = np.flatnonzero(histories.lengths)
+        some = histories.take(filled)
+        queries = self.queries(some)
+
+        def search(rows: NDArray[np.int64], k: int, allowed: NDArray[np.bool_] | None) -> Found:
+            ours = queries.take(rows) if isinstance(queries, Ragged) else queries[rows]
+            return self.search(ours, k, allowed, some.take(rows) if filters.exclude_seen else None)
+
+        def fallback(rows: NDArray[np.int64], k: int, allowed: NDArray[np.bool_] | None) -> Found:
+            return self.popular(k, allowed)
+
+        if len(filled) == len(histories):
+            return best_of_all(search, len(filled), k, filters, self)
         indices = np.zeros((len(histories), k), dtype=np.int32)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        filled = np.flatnonzero(histories.lengths)
+        indices[:], scores[:] = best_of_all(fallback, 1, k, filters, self)
         if len(filled):
-            some = histories.take(filled)
-            exclude = some if exclude_seen else None
-            indices[filled], scores[filled] = self.search(self.queries(some), k, allowed, exclude)
-        empty = histories.lengths == 0
-        indices[empty], scores[empty] = self.popular(k, allowed)
+            indices[filled], scores[filled] = best_of_all(search, len(filled), k, filters, self)
         return indices, scores
 
-    def queries(self, histories: Ragged) -> Queries:
-        """What `search` takes for B histories, none of them empty."""
+    def queries(self, histories: Ragged, texts: pa.Table | None = None) -> Queries:
+        """What `search` takes for B histories, none of them empty; V+1.. are the described items `texts`."""
         if isinstance(self.index, CountingIndex):
             return histories
-        assert isinstance(self._encoder, Encoder)
-        return encode_histories(self._encoder, histories, self.device)
+        model = self._encoder if texts is None else extended(self.bundle, texts)
+        assert isinstance(model, Encoder)
+        return encode_histories(model, histories, self.device)
+
+    def score(
+        self, history: Sequence[ItemId | ItemText], items: Sequence[ItemId | ItemText]
+    ) -> list[float | None]:
+        """What the model makes of single items as the next one; see `recsys.item_texts.scores_of`."""
+        return scores_of(self.bundle, history, items, self.device)
 
     def search(
         self, queries: Queries, k: int, allowed: NDArray[np.bool_] | None, exclude: Ragged | None
@@ -237,16 +272,44 @@ class Recommender:
             raise UnknownItem(
                 f"item {item_id!r} is unknown to model {self.model_version}; see the item table"
             )
-        itself = Ragged.of([[index]])
-
-        def search(k: int, allowed: NDArray[np.bool_] | None) -> Found:
-            if isinstance(self.index, CountingIndex):
-                return self.index.search(itself, k, allowed=allowed, exclude=itself)
-            units = self._unit_vectors
-            return units.search(units.table[[index - 1]], k, allowed=allowed, exclude=itself)
-
-        row = best(search, k, self.catalogue.allowed_by(filters), filters, self)
+        like = self._like(np.array([index], dtype=np.int32))
+        row = best(
+            lambda k, allowed: like(np.array([0]), k, allowed),
+            k,
+            self.catalogue.allowed_by(filters),
+            filters,
+            self,
+        )
         return told(self, Question([item_id], k, filters), row, unknown=[])
+
+    def similar_batch(self, items: NDArray[np.int32], k: int, filters: Filters) -> Found:
+        """The k items most like each of B items, as `answer_similar` finds them.
+
+        Args:
+            items: (B,) item indices.
+            k: answers for each.
+            filters: `exclude_seen` has no meaning here: an item itself never comes.
+
+        Returns:
+            (B, k) item indices, best first, padded with 0; (B, k) scores, padded with -inf.
+
+        Raises:
+            InputError: k or a filter is wrong.
+        """
+        return best_of_all(self._like(items), len(items), k, filters, self)
+
+    def _like(self, items: NDArray[np.int32]) -> RowsSearch:
+        """The search for items like some of these."""
+        each = Ragged(items, np.arange(len(items) + 1, dtype=np.int64))
+
+        def search(rows: NDArray[np.int64], k: int, allowed: NDArray[np.bool_] | None) -> Found:
+            chosen = each.take(rows)
+            if isinstance(self.index, CountingIndex):
+                return self.index.search(chosen, k, allowed=allowed, exclude=chosen)
+            units = self._unit_vectors
+            return units.search(units.table[chosen.values - 1], k, allowed=allowed, exclude=chosen)
+
+        return search
 
     def titles(self, ids: Sequence[ItemId]) -> list[str | None]:
         """Title of each id; None where the id is unknown or has none."""

@@ -92,8 +92,10 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     async def recommend(asked: schemas.RecommendRequest, request: Request) -> Response:
         """What comes next after a history of original ids, or after the stored history of a user."""
         _one_of("history", asked.history, "user", asked.user)
-        history = service.histories_of([asked.user])[0] if asked.user is not None else asked.history
-        answers = await service.ask([history or []], asked)
+        if asked.user is not None:
+            answers = await service.ask(service.histories_of([asked.user]), asked)
+        else:
+            answers = await service.ask([schemas.items_of(asked.history or [])], asked)
         return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
 
     @app.post("/v1/recommend/batch", response_model=schemas.BatchResponse)
@@ -114,6 +116,15 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         """Items like one item."""
         answers = await service.ask([Similar(asked.item)], asked)
         return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
+
+    @app.post("/v1/score")
+    async def score(asked: schemas.ScoreRequest, request: Request) -> schemas.ScoreResponse:
+        """What the model makes of single items after a history, also of items that it never met."""
+        recommender = service.model.value
+        sent = schemas.items_of(asked.history), schemas.items_of(asked.items)
+        found = await run_in_threadpool(recommender.score, *sent)
+        request.state.model_version = recommender.model_version
+        return schemas.ScoreResponse(scores=found, model_version=recommender.model_version)
 
     @app.get("/v1/items")
     async def items(

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from recsys.answers import Filters
+from recsys.item_texts import ItemText
 
 MOST_ANSWERS = 1000
 LONGEST_HISTORY = 10_000
@@ -45,12 +46,39 @@ Answers = Annotated[int, _AnswersField]
 AnswersInJson = Annotated[StrictInt, _AnswersField]
 """Of a body: there `true` is no 1."""
 Ids = Annotated[list[Id], Field(max_length=LONGEST_HISTORY)]
+MOST_TEXTS = 100
+"""Described items of a request: a model reads each of them before it answers."""
 
 
 class Request(BaseModel):
     """Base of every request: unknown fields are refused, so that a typo is no silent default."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class DescribedItem(Request):
+    """An item by its attributes instead of its id, for a model that reads text."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": {"title": "The Great Greek"}}]})
+
+    text: dict[Name, Value | list[Value] | None] = Field(
+        description="attribute -> value, as in the catalogue"
+    )
+
+
+def _few_described(items: list[int | str | DescribedItem]) -> list[int | str | DescribedItem]:
+    if sum(isinstance(each, DescribedItem) for each in items) > MOST_TEXTS:
+        raise ValueError(f"more than {MOST_TEXTS} items are described; add them to the catalogue instead")
+    return items
+
+
+Items = Annotated[list[Id | DescribedItem], Field(max_length=LONGEST_HISTORY), AfterValidator(_few_described)]
+"""Original ids, and items that are described."""
+
+
+def items_of(sent: Items) -> list[int | str | ItemText]:
+    """The same for the recommender."""
+    return [ItemText(each.text) if isinstance(each, DescribedItem) else each for each in sent]
 
 
 class Conditions(Request):
@@ -114,8 +142,10 @@ class RecommendRequest(Filtered):
         }
     )
 
-    history: Ids | None = Field(
-        None, description="original item ids, oldest first; unknown ones are ignored and named"
+    history: Items | None = Field(
+        None,
+        description="original item ids, oldest first; unknown ones are ignored and named; a model that reads "
+        'text takes `{"text": {...}}` too',
     )
     user: Id | None = Field(None, description="instead of a history: whose stored history to take")
 
@@ -129,6 +159,24 @@ class BatchRequest(Filtered):
     users: Annotated[list[Id], Field(min_length=1, max_length=LARGEST_BATCH)] | None = Field(
         None, description="instead of histories: whose stored histories to take"
     )
+
+
+class ScoreRequest(Request):
+    """A history and items that may follow it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"history": [50, 181], "items": [258, {"text": {"title": "Fargo"}}]}]}
+    )
+
+    history: Items = Field(description="as for recommendations")
+    items: Items = Field(description="items to score, by id or described")
+
+
+class ScoreResponse(BaseModel):
+    """Scores of single items, comparable with those of recommendations."""
+
+    scores: list[float | None] = Field(description="in the order of the request; null for unknown ids")
+    model_version: str
 
 
 class SimilarRequest(Filtered):

@@ -12,6 +12,7 @@ from fastapi import HTTPException
 
 from recsys.answers import Filters, Question, Recommendations
 from recsys.errors import InputError
+from recsys.item_texts import ItemText
 from recsys.recommender import Recommender
 from recsys.vocabulary import ItemId
 from serving import schemas
@@ -62,7 +63,7 @@ class Similar:
 class Asked:
     """A question as it waits: the model that will answer it is not known yet."""
 
-    what: Sequence[ItemId] | Similar
+    what: Sequence[ItemId | ItemText] | Similar
     filters: schemas.Filtered
 
 
@@ -112,7 +113,7 @@ class Service:
         return {each.name: each.problem for each in self.watched if each.problem is not None}
 
     async def ask(
-        self, whats: Sequence[Sequence[ItemId] | Similar], filters: schemas.Filtered
+        self, whats: Sequence[Sequence[ItemId | ItemText] | Similar], filters: schemas.Filtered
     ) -> list[Recommendations]:
         """Answers of one model to the questions of one request.
 

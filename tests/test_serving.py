@@ -16,7 +16,7 @@ from recsys.errors import InputError
 from recsys.index import build_index
 from recsys.recommender import Recommender
 from serving.app import create_app
-from serving.export import export
+from serving.export import Wanted, export
 from serving.middleware import LARGEST_BODY
 from serving.server import serve
 from tests.worlds import encoder_bundle, prepared, ring
@@ -231,6 +231,7 @@ def test_operations(app: FastAPI, recommender: Recommender) -> None:
     paths = {
         "/v1/recommend",
         "/v1/recommend/batch",
+        "/v1/score",
         "/v1/similar",
         "/v1/items",
         "/v1/model",
@@ -257,7 +258,8 @@ def test_a_port_in_use_is_an_input_error(recommender: Recommender) -> None:
 def test_the_endpoint_answers_what_export_writes(
     tmp_path: Path, app: FastAPI, recommender: Recommender, data: PreparedData
 ) -> None:
-    lines = pq.read_table(export(recommender, data, tmp_path / "recs.parquet", k=20).path).to_pylist()
+    export(recommender, data, tmp_path / "recs.parquet", Wanted(k=20))
+    lines = pq.read_table(tmp_path / "recs.parquet").to_pylist()
     histories = [data.vocabulary.decode(data.sequences[row]) for row in range(len(data.sequences))]
     body = {"histories": histories, "k": 20}
     answers = call(app, "POST", "/v1/recommend/batch", body).json()["answers"]
