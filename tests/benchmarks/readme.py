@@ -24,6 +24,8 @@ from recsys.config import ExperimentConfig, sections_of
 from tests.benchmarks.ablation import AS_CONFIGURED
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.results import OURS, RESULTS, Row, read
+from tests.benchmarks.serving_results import RESULTS as SERVING
+from tests.benchmarks.serving_results import table as serving_table
 from tests.benchmarks.warm_start import RESULTS as WARM
 from tests.benchmarks.warm_start import table as warm_table
 
@@ -209,6 +211,7 @@ def _shown(field: FieldInfo) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
+    "serving": lambda: serving_table([json.loads(line) for line in SERVING.read_text().splitlines()]),
     "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
     "warm start": lambda: warm_table([json.loads(line) for line in WARM.read_text().splitlines()]),
 }
