@@ -36,8 +36,9 @@ def ask_for(
     address: str,
     bodies: Sequence[dict[str, object]],
     check: Check | None = None,
+    pause: float = 0.0,
 ) -> tuple[list[float], float, int]:
-    """Let clients ask for a while, each its next question as soon as the last is answered.
+    """Let clients ask for a while, each its next question when the last is answered.
 
     Args:
         seconds: how long.
@@ -45,6 +46,7 @@ def ask_for(
         address: of the server.
         bodies: of POST /v1/recommend, in turn.
         check: whether an answer is right; default: its status is 200.
+        pause: seconds that a client waits after each answer.
 
     Returns:
         Seconds of each answer, how long it took in all, and how many failed.
@@ -69,6 +71,8 @@ def ask_for(
             good = head.startswith(b"HTTP/1.1 200") and (check is None or check(json.loads(body)))
             failed += not good
             turn += clients
+            if pause:
+                await asyncio.sleep(pause)
         writer.close()
 
     async def everybody() -> None:
