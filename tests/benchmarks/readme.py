@@ -26,6 +26,8 @@ from tests.benchmarks.export_speed import RESULTS as EXPORT
 from tests.benchmarks.export_speed import table as export_table
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.results import OURS, RESULTS, Row, read
+from tests.benchmarks.serving_results import RESULTS as SERVING
+from tests.benchmarks.serving_results import table as serving_table
 from tests.benchmarks.text import RESULTS as TEXTS
 from tests.benchmarks.text import cost_table
 from tests.benchmarks.text import table as text_table
@@ -214,6 +216,7 @@ def _shown(field: FieldInfo) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
+    "serving": lambda: serving_table([json.loads(line) for line in SERVING.read_text().splitlines()]),
     "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
     "texts": lambda: text_table([json.loads(line) for line in TEXTS.read_text().splitlines()]),
     "cost of texts": lambda: cost_table([json.loads(line) for line in TEXTS.read_text().splitlines()]),
