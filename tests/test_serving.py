@@ -231,6 +231,7 @@ def test_operations(app: FastAPI, recommender: Recommender) -> None:
     paths = {
         "/v1/recommend",
         "/v1/recommend/batch",
+        "/v1/score",
         "/v1/similar",
         "/v1/items",
         "/v1/model",

@@ -37,6 +37,7 @@ def api_schema(app: ASGIApp) -> BaseSchema:
 PATHS = {
     "/v1/recommend": "post",
     "/v1/recommend/batch": "post",
+    "/v1/score": "post",
     "/v1/similar": "post",
     "/v1/items": "get",
     "/v1/model": "get",
