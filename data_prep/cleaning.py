@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import narwhals as nw
 
+from data_prep.frame_types import ORDER, Frame, NamedStep
+from data_prep.limits import limit_steps
+from data_prep.sessions import check_sessions, cut_sessions, session_words
 from data_prep.times import parse_moment
 from recsys import schema
-from recsys.config import CleanConfig
+from recsys.config import CleanConfig, SessionConfig, WholeSequences
 from recsys.errors import InputError
 
-Frame = nw.LazyFrame[Any]
-Step = Callable[[Frame], Frame]
+UNCUT = WholeSequences()
 Checkpoint = Callable[[Frame], Frame]
 """Computes a lazy frame once, so that what follows does not compute it again."""
-
-ORDER = [schema.TIME, schema.ROW]
-"""What defines the order in a sequence: time, then the log's own order."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Removal:
         step: its name.
         setting: what it was told, in words.
         events: events removed.
-        sequences: sequences of which no event is left.
+        sequences: sequences of which no event is left; where sessions were cut, minus those that were added.
         items: items of which no event is left.
     """
 
@@ -43,6 +41,15 @@ class Removal:
     events: int
     sequences: int
     items: int
+
+    def words(self) -> str:
+        """What a person reads of it."""
+        if self.sequences < 0:
+            return f"{self.step}: {-self.sequences:,} sequences more ({self.setting})"
+        return (
+            f"{self.step}: removed {self.events:,} events, {self.sequences:,} sequences, "
+            f"{self.items:,} items ({self.setting})"
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,10 @@ def in_memory(frame: Frame) -> Frame:
 
 
 def clean(
-    events: Frame, settings: CleanConfig, checkpoint: Checkpoint = in_memory
+    events: Frame,
+    settings: CleanConfig,
+    checkpoint: Checkpoint = in_memory,
+    sessions: SessionConfig = UNCUT,
 ) -> tuple[Frame, list[Removal]]:
     """Run the configured steps in their order.
 
@@ -68,6 +78,7 @@ def clean(
         events: the canonical frame.
         settings: the `clean` section.
         checkpoint: how this engine keeps what a step gave.
+        sessions: the `sessions` section; sessions are cut after bots have left.
 
     Returns:
         The events left, and what each step removed.
@@ -77,8 +88,9 @@ def clean(
     """
     before = size(events)
     removals = []
-    rated = schema.RATING in events.collect_schema()
-    for name, setting, step in _steps(settings, is_timed(events), rated, checkpoint):
+    rated, timed = schema.RATING in events.collect_schema(), is_timed(events)
+    check_sessions(events, sessions, timed)
+    for name, setting, step in _steps(settings, sessions, timed, rated, checkpoint):
         events = checkpoint(step(events))
         after = size(events)
         gone = before.events - after.events
@@ -111,12 +123,15 @@ def is_timed(events: Frame) -> bool:
 
 
 def _steps(
-    settings: CleanConfig, timed: bool, rated: bool, checkpoint: Checkpoint
-) -> list[tuple[str, str, Step]]:
+    settings: CleanConfig, sessions: SessionConfig, timed: bool, rated: bool, checkpoint: Checkpoint
+) -> list[NamedStep]:
     """The steps that these settings ask for: name, setting in words, function."""
-    steps: list[tuple[str, str, Step]] = [
-        ("validate", f"events without {'ids or time' if timed else 'ids'}", lambda e: validate(e, timed))
+    steps: list[NamedStep] = [
+        ("validate", f"events without {'ids or time' if timed else 'ids'}", lambda e: validate(e, timed)),
+        *limit_steps(settings, timed),
     ]
+    if not isinstance(sessions, WholeSequences):
+        steps.append(("sessions", session_words(sessions), lambda e: cut_sessions(e, sessions)))
     if settings.min_rating is not None:
         least = settings.min_rating
         if not rated:
@@ -148,7 +163,7 @@ def validate(events: Frame, timed: bool) -> Frame:
     return events.filter(*(~nw.col(column).is_null() for column in needed))
 
 
-def _time_range(settings: CleanConfig) -> tuple[str, str, Step]:
+def _time_range(settings: CleanConfig) -> NamedStep:
     bounds, words = [], []
     if settings.start is not None:
         bounds.append(nw.col(schema.TIME) >= parse_moment(settings.start, "clean.start"))

@@ -11,14 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys import schema
+
 
 def files_digest(files: Iterable[Path]) -> str:
     """Digest of the bytes of files, in order; their names do not count."""
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return whole.hexdigest()
+    return joined_digest(schema.file_hash(file) for file in files)
+
+
+def joined_digest(digests: Iterable[str]) -> str:
+    """Digest of digests, in order."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
 def tables_digest(tables: Iterable[pa.Table]) -> str:

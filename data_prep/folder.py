@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import shutil
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from recsys.config import setting_differences
 from recsys.errors import InputError
 
 KIND = "prepared"
+LOG = "log"
+"""Key of the manifest, and name of the folder, with the log files of a data set that is appended to."""
 _TABLES = (schema.SEQUENCES_FILE, schema.ITEMS_FILE)
 _REPORTED = {"counts", "split", "content_digest", "removals", "leakage_check", "notices"}
 _ROW_GROUP = 65_536  # sequences or items that a reader takes at a time
@@ -28,45 +31,79 @@ _ROW_GROUP = 65_536  # sequences or items that a reader takes at a time
 def existing_manifest(folder: Path, input_digest: str, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest of the same data set, already prepared in this folder; None where there is nothing yet.
 
+    Raises:
+        InputError: the folder holds something else.
+    """
+    manifest = manifest_in(folder)
+    if manifest is None:
+        return None
+    if manifest.get("input_digest") != input_digest:
+        appended = "add new log files with --append, " if LOG in manifest else ""
+        raise InputError(
+            f"{folder} already holds another data set, `{manifest.get('name')}`, "
+            f"made from other input: {appended}{_remedy(folder)}"
+        )
+    check_same_settings(folder, manifest, settings)
+    return manifest
+
+
+def manifest_in(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the data set that is prepared in this folder; None where there is nothing yet.
+
     Where a run was killed after it had moved the folder aside, the folder is moved back first.
 
     Raises:
         InputError: the folder holds something else.
     """
-    remedy = f"choose another folder with prepared=..., or delete {folder}"
     if not folder.exists() and not _moved_back(folder):
         return None
     if not folder.is_dir():
-        raise InputError(f"{folder} is a file; expected a folder for the prepared data set: {remedy}")
+        raise InputError(
+            f"{folder} is a file; expected a folder for the prepared data set: {_remedy(folder)}"
+        )
     if not any(folder.iterdir()):
         return None
     try:
         manifest: dict[str, Any] = json.loads((folder / schema.MANIFEST_FILE).read_text(encoding="utf-8"))
         kind = manifest["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is not empty and holds no prepared data set: {remedy}") from error
-    if kind != KIND:
-        raise InputError(f"{folder} holds a {kind}, not a prepared data set: {remedy}")
-    if manifest.get("input_digest") != input_digest:
         raise InputError(
-            f"{folder} already holds another data set, `{manifest.get('name')}`, "
-            f"made from other input: {remedy}"
-        )
+            f"{folder} is not empty and holds no prepared data set: {_remedy(folder)}"
+        ) from error
+    if kind != KIND:
+        raise InputError(f"{folder} holds a {kind}, not a prepared data set: {_remedy(folder)}")
+    return manifest
+
+
+def check_same_settings(folder: Path, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse a folder that was prepared with other settings.
+
+    Raises:
+        InputError: it was; each that differs is named.
+    """
     differing = setting_differences(_effective(manifest.get("settings", {})), _effective(settings))
     if differing:
         raise InputError(
             f"{folder} already holds another data set, prepared from the same input with other "
-            f"settings ({', '.join(differing)}): {remedy}"
+            f"settings ({', '.join(differing)}): {_remedy(folder)}"
         )
-    return manifest
 
 
-def stated_input(folder: Path) -> tuple[str, date] | None:
-    """The digest of what a folder was prepared from, and when; None where it does not say."""
+def _remedy(folder: Path) -> str:
+    return f"choose another folder with prepared=..., or delete {folder}"
+
+
+def stated_input(folder: Path) -> tuple[str, date, list[str] | None] | None:
+    """The digest of what a folder was prepared from, when, and the log files that were appended one by one.
+
+    None where it does not say.
+    """
     file = folder / schema.MANIFEST_FILE
     try:
-        digest = json.loads(file.read_text(encoding="utf-8"))["input_digest"]
-        return str(digest), datetime.fromtimestamp(file.stat().st_mtime, UTC).date()
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        day = datetime.fromtimestamp(file.stat().st_mtime, UTC).date()
+        log = manifest.get(LOG)
+        return str(manifest["input_digest"]), day, log and [str(each["digest"]) for each in log]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -84,11 +121,22 @@ def is_intact(folder: Path, manifest: dict[str, Any]) -> bool:
     return bool(manifest["content_digest"] == digest)
 
 
-def write_folder(folder: Path, tables: Tables, manifest: dict[str, Any]) -> dict[str, Any]:
+def write_folder(
+    folder: Path,
+    tables: Tables,
+    manifest: dict[str, Any],
+    write_more: Callable[[Path], None] = lambda fresh: None,
+) -> dict[str, Any]:
     """Write to a folder beside it, flush to disk, then rename; an older version of it is replaced.
 
     The older version is deleted only when the new one stands in its place. A hidden folder `.NAME.PID.new`
     that a killed run left is ignored.
+
+    Args:
+        folder: where it shall stand.
+        tables: its tables.
+        manifest: its manifest.
+        write_more: writes what else belongs into the folder, which it gets under its hidden name.
 
     Returns:
         The manifest as written: with the SHA-256 of both tables in `files`.
@@ -101,10 +149,11 @@ def write_folder(folder: Path, tables: Tables, manifest: dict[str, Any]) -> dict
     try:
         _write_table(tables.sequences, fresh / schema.SEQUENCES_FILE)
         _write_table(tables.items, fresh / schema.ITEMS_FILE)
+        write_more(fresh)
         manifest = {**manifest, "files": {name: schema.file_hash(fresh / name) for name in _TABLES}}
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         (fresh / schema.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-        for path in (*fresh.iterdir(), fresh):
+        for path in (*fresh.rglob("*"), fresh):
             _flush(path)
         if folder.exists():
             folder.rename(stale)

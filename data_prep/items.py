@@ -4,42 +4,49 @@ from __future__ import annotations
 
 import functools
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from data_prep import mpd
 from data_prep.ids import plain_integers, text_ids, typed_ids
-from data_prep.logs import find_files, item_column, require_column
-from data_prep.readers import TEXT_FORMATS, read_columns
+from data_prep.layouts import LAYOUTS, Reader
+from data_prep.logs import event_files, find_files, item_column, require_column
+from data_prep.readers import ITEM_READERS, READERS, TEXT_FORMATS, read_columns
 from recsys import schema
 from recsys.config import DataConfig
 from recsys.errors import InputError
 
 TITLE = "title"
+FROM_LOG = "log"
+"""The name that `data.items` has where the log itself holds titles and attributes."""
+
 _DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"
 
 
 def items_file(data: DataConfig) -> Path | None:
-    """The file of the item table, or None where there is none.
+    """The file of the item table, or None where there is none or the log holds it.
 
-    `data.items` is looked for beside the log first, then as a path of its own. Atomic folders need not
-    name it: their one `*.item` is taken.
+    `data.items` is looked for beside the log first, then as a path of its own. A folder of atomic files or
+    of a known layout need not name it: the one that is there is taken.
 
     Raises:
         InputError: the configured file is missing, or columns are configured and there is no table.
     """
     path = Path(data.path)
     folder = path if path.is_dir() else path.parent
+    if data.items == FROM_LOG:
+        return None
     if data.items:
         beside = folder / data.items
         named = beside if beside.exists() else Path(data.items)
         return find_files(glob.escape(str(named)), "data.items")[0]
-    found = sorted(path.glob("*.item")) if data.format == "atomic" and path.is_dir() else []
-    if len(found) == 1:
-        return found[0]
-    if data.format != "mpd" and (data.item_columns.title or data.item_columns.attributes):
+    known: tuple[str, ...] = ("*.item",) if data.format == "atomic" else ()
+    known = LAYOUTS[data.format].item_files if data.format in LAYOUTS else known
+    for found in (sorted(path.glob(pattern)) for pattern in known):
+        if path.is_dir() and len(found) == 1:
+            return found[0]
+    if data.item_columns.title or data.item_columns.attributes:
         raise InputError(
             "data.item_columns names a title or attributes, but there is no item table: "
             "set data.items to its file"
@@ -47,34 +54,34 @@ def items_file(data: DataConfig) -> Path | None:
     return None
 
 
-def read_items(data: DataConfig, file: Path) -> pl.DataFrame:
-    """The item table with the columns id, title (if mapped) and the attributes.
+def read_items(data: DataConfig, file: Path | None) -> pl.DataFrame | None:
+    """The item table with the columns id, title (if mapped) and the attributes; None where there is none.
+
+    Args:
+        data: the `data` section.
+        file: what `items_file` gave. Where the log holds the table, the first row of each item counts.
 
     Raises:
         InputError: a column is missing or has a reserved name, or the file is unreadable.
     """
+    if data.items == FROM_LOG:
+        tables = [_first_rows(_table(data, each, data.format, READERS)) for each in event_files(data)]
+        return settle_items(_first_rows(pl.concat(tables)), data.path, is_text=data.format in TEXT_FORMATS)
+    if file is None:
+        return None
     kind = data.items_format or data.format
-    if kind not in ("csv", "tsv", "parquet", "jsonl", "atomic"):
+    if kind not in ITEM_READERS:
         raise InputError(f"a log in format {kind} does not tell how to read {file}; set data.items_format")
-    table = read_columns(file, kind, functools.partial(choose_item_columns, data, where=str(file)))
+    table = _table(data, file, kind, ITEM_READERS)
     return settle_items(table, str(file), is_text=kind in TEXT_FORMATS)
 
 
-def log_items(data: DataConfig, files: Sequence[Path]) -> pl.DataFrame | None:
-    """The item table that stands in the log's own files, for formats that are so, else None.
+def _table(data: DataConfig, file: Path, kind: str, readers: Mapping[str, Reader]) -> pl.DataFrame:
+    return read_columns(file, kind, functools.partial(choose_item_columns, data, where=str(file)), readers)
 
-    Raises:
-        InputError: a configured column is missing.
-    """
-    if data.format != "mpd":
-        return None
-    table = mpd.mpd_items(list(files))
-    names = data.item_columns.model_copy(update={"title": data.item_columns.title or mpd.TITLE})
-    where = str(files[0])
-    chosen = choose_item_columns(data.model_copy(update={"item_columns": names}), table.columns, where)
-    return settle_items(
-        table.select(pl.col(column).alias(name) for name, column in chosen.items()), where, False
-    )
+
+def _first_rows(table: pl.DataFrame) -> pl.DataFrame:
+    return table.unique(schema.ITEM_ID, keep="first", maintain_order=True)
 
 
 def choose_item_columns(data: DataConfig, found: Sequence[str], where: str) -> dict[str, str]:
@@ -91,7 +98,7 @@ def choose_item_columns(data: DataConfig, found: Sequence[str], where: str) -> d
         require_column(names.title, found, where, "data.item_columns.title")
         chosen[TITLE] = names.title
     mapped = set(chosen.values())
-    attributes = names.attributes
+    attributes = () if data.items == FROM_LOG and names.attributes is None else names.attributes
     for name in [column for column in found if column not in mapped] if attributes is None else attributes:
         require_column(name, found, where, "data.item_columns.attributes")
         if name in chosen or name in schema.RESERVED_ITEM_COLUMNS:
@@ -159,7 +166,7 @@ def match_items(table: pl.DataFrame, ids: pl.Series) -> tuple[pl.DataFrame, list
     if own.dtype != ids.dtype:  # a column of digits beside a column of text: compare what is written
         own = own.cast(pl.String) if ids.dtype == pl.String else plain_integers(own)
     table = table.with_columns(own.alias(schema.ITEM_ID)).filter(pl.col(schema.ITEM_ID).is_not_null())
-    once = table.unique(schema.ITEM_ID, keep="first", maintain_order=True)
+    once = _first_rows(table)
     if len(once) < len(table):
         notices.append(f"item table: {len(table) - len(once):,} rows repeat an id; its first row counts")
     missing = int(ids.is_in(once[schema.ITEM_ID].implode()).not_().sum())

@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from data_prep.ids import mixed_type, odd_one_out, text_ids, typed_ids
-from data_prep.mpd import PLAYLIST, SLICES, TRACK
+from data_prep.layouts import LAYOUTS
 from data_prep.readers import TEXT_FORMATS, read_columns
 from data_prep.times import parse_times
 from recsys import schema
@@ -27,12 +27,12 @@ from recsys.errors import InputError
 
 FORMAT_COLUMNS = {
     "atomic": Columns(sequence="user_id", item="item_id", time="timestamp", rating="rating"),
-    "mpd": Columns(sequence=PLAYLIST, item=TRACK, time=None, rating=None),
+    **{name: layout.columns for name, layout in LAYOUTS.items()},
 }
 """The columns of formats that name their own; a configured name goes first, and must then exist."""
 
 _PLAIN_COLUMNS = Columns(sequence="sequence", item="item")
-_ROLES = (schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING, schema.EVENT)
+_ROLES = (schema.SEQUENCE, schema.ITEM, schema.TIME, schema.RATING, schema.EVENT, schema.SESSION)
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,15 @@ def read_log(data: DataConfig, with_rating: bool) -> Log:
         InputError: a file or column is missing, a file is unreadable, or a value is of the wrong type.
     """
     files = event_files(data)
-    choose = functools.partial(choose_columns, data, with_rating)
-    parts = []
-    for file in files:
-        frame = read_columns(file, data.format, functools.partial(choose, where=str(file)))
-        parts.append(Part(str(file), frame))
+    parts = [read_part(file, data, with_rating) for file in files]
     log = canonical_log(parts, data, is_text=data.format in TEXT_FORMATS)
     return Log(log.events, tuple(files), log.notices)
+
+
+def read_part(file: Path, data: DataConfig, with_rating: bool) -> Part:
+    """The raw columns of one file of the log; arguments and errors as for `read_log`."""
+    choose = functools.partial(choose_columns, data, with_rating, where=str(file))
+    return Part(str(file), read_columns(file, data.format, choose))
 
 
 def event_files(data: DataConfig) -> list[Path]:
@@ -102,13 +104,22 @@ def event_files(data: DataConfig) -> list[Path]:
         patterns = [data.events] if isinstance(data.events, str) else data.events
         found = [file for each in patterns for file in find_files(str(inside / each), "data.events")]
         return list(dict.fromkeys(found))  # two patterns may match the same file
-    found = sorted(path.glob("*.inter")) if data.format == "atomic" else []
-    if len(found) == 1:
+    found = own_files(path, data.format)
+    if found:
         return found
-    if data.format == "mpd" and (slices := sorted(path.glob(SLICES))):
-        return slices
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
     raise InputError(f"{path} is a folder: set data.events to the log's file in it; it has: {names}")
+
+
+def own_files(folder: Path, kind: str) -> list[Path]:
+    """The log in a folder, by the names that a format gives it; none where they do not settle it."""
+    if kind == "parquet":
+        return sorted(folder.rglob("*.parquet"))
+    if kind == "atomic":
+        found = sorted(folder.glob("*.inter"))
+        return found if len(found) == 1 else []
+    patterns = LAYOUTS[kind].files if kind in LAYOUTS else ()
+    return next(filter(None, (sorted(folder.glob(pattern)) for pattern in patterns)), [])
 
 
 def find_files(pattern: str, key: str) -> list[Path]:
@@ -155,6 +166,14 @@ def choose_columns(data: DataConfig, with_rating: bool, found: Sequence[str], wh
             continue
         require_column(column, found, where, f"data.columns.{role}")
         chosen[role] = column
+    for column in data.columns.context:
+        require_column(column, found, where, "data.columns.context")
+        if column in schema.RESERVED_CONTEXT_COLUMNS:
+            raise InputError(
+                f"context column `{column}` of {where} has a name that the prepared data set needs itself; "
+                "rename the column, or list data.columns.context without it"
+            )
+        chosen[column] = column
     return chosen
 
 
@@ -195,6 +214,8 @@ def canonical_log(parts: Sequence[Part], data: DataConfig, is_text: bool) -> Log
         settled[schema.RATING] = pl.concat([_ratings(part) for part in parts])
     if schema.EVENT in columns:
         settled[schema.EVENT] = pl.concat([_event_types(part) for part in parts])
+    for name in sorted(columns - set(_ROLES[:-1])):  # the session and the context, as they are
+        settled[name] = _as_it_is(parts, name)
     settled[schema.ROW] = pl.int_range(rows, dtype=pl.Int64, eager=True)
     return Log(pl.DataFrame(settled), notices=tuple(notices))
 
@@ -221,12 +242,24 @@ def _text_ids(parts: Sequence[Part], role: str, notices: list[str]) -> pl.Series
 
 def _typed_ids(parts: Sequence[Part], role: str) -> pl.Series:
     columns = [typed_ids(part.frame[role], f"{role} ids of {part.where}") for part in parts]
-    kinds = {ids.dtype: part.where for ids, part in zip(columns, parts, strict=True) if ids.count()}
+    return _of_one_type(columns, parts, f"{role} ids", pl.Int64())
+
+
+def _as_it_is(parts: Sequence[Part], name: str) -> pl.Series:
+    columns = [part.frame[name] for part in parts]
+    return _of_one_type(columns, parts, f"values of `{name}`", columns[0].dtype)
+
+
+def _of_one_type(
+    columns: Sequence[pl.Series], parts: Sequence[Part], what: str, absent: pl.DataType
+) -> pl.Series:
+    """One column of all parts; the type is that of those with a value in it, or else `absent`."""
+    kinds = {values.dtype: part.where for values, part in zip(columns, parts, strict=True) if values.count()}
     if len(kinds) > 1:
         detail = " and ".join(f"{kind} in {where}" for kind, where in kinds.items())
-        raise mixed_type(f"{role} ids", f" ({detail})")
-    kind = next(iter(kinds), pl.Int64())
-    return pl.concat([ids.cast(kind) for ids in columns])
+        raise mixed_type(what, f" ({detail})")
+    kind = next(iter(kinds), absent)
+    return pl.concat([values.cast(kind) for values in columns])
 
 
 def _times(parts: Sequence[Part], data: DataConfig) -> pl.Series:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,25 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from data_prep.assemble import MARKS, Tables, assemble
-from data_prep.cleaning import Frame, Removal, clean, in_memory, is_timed, positions, size
+from data_prep.cleaning import Removal, clean, in_memory, is_timed, positions, size
+from data_prep.cold_items import withhold
+from data_prep.context import with_context
 from data_prep.digest import files_digest, tables_digest
-from data_prep.folder import KIND, existing_manifest, is_intact, stated_input, write_folder
+from data_prep.expected import check_counts
+from data_prep.folder import KIND, LOG, existing_manifest, is_intact, manifest_in, stated_input, write_folder
+from data_prep.frame_types import Frame
 from data_prep.frames import frame_items, frame_log
-from data_prep.items import TITLE, items_file, log_items, read_items
+from data_prep.items import TITLE, items_file, read_items
 from data_prep.leakage import check_leakage
+from data_prep.log_store import check_appended
 from data_prep.logs import Log, event_files, read_log
-from data_prep.mpd import mpd_titles
+from data_prep.sources import is_remote, read_remote
 from data_prep.splits import Cuts, check_targets, global_cuts, split_marks, training_counts
+from data_prep.stable import Former
 from recsys import schema
-from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns
+from recsys.config import Columns, DataConfig, ExperimentConfig, ItemCold, ItemColumns, WholeSequences
 from recsys.errors import InputError
 from recsys.vocabulary import Vocabulary
 
@@ -41,6 +46,7 @@ class PrepareReport:
         removals: what each cleaning step removed.
         notices: what a person should know of the input.
         reused: whether the very same data set was there already and was left alone.
+        appended: log files that are new in it, in words; empty where nothing is appended.
     """
 
     path: Path
@@ -48,6 +54,7 @@ class PrepareReport:
     removals: tuple[Removal, ...]
     notices: tuple[str, ...]
     reused: bool
+    appended: str = ""
 
     def lines(self) -> list[str]:
         """A summary in plain text."""
@@ -58,11 +65,9 @@ class PrepareReport:
         ]
         if self.reused:
             lines.append("  the same input with the same settings was prepared before; left as it is")
-        lines += [
-            f"  {removal.step}: removed {removal.events:,} events, {removal.sequences:,} sequences, "
-            f"{removal.items:,} items ({removal.setting})"
-            for removal in self.removals
-        ]
+        if self.appended:
+            lines.append(f"  {self.appended}")
+        lines += [f"  {removal.words()}" for removal in self.removals]
         lines.append(
             f"  split {self.manifest['split']['kind']}: {counts['training_events']:,} training events, "
             f"{counts['validation_targets']:,} validation and {counts['test_targets']:,} test targets"
@@ -75,13 +80,24 @@ class PrepareReport:
 
 
 @dataclass(frozen=True)
-class _Input:
-    """What is to be prepared; its digest is known before anything is computed."""
+class Input:
+    """What is to be prepared; its digest is known before anything is computed.
+
+    Attributes:
+        log: the events.
+        items: the item table, or None.
+        digest: of both.
+        former: what keeps its index, where the data set has grown.
+        stated: what the manifest says besides.
+        write_more: see `write_folder`.
+    """
 
     log: Log
     items: pl.DataFrame | None
     digest: str
-    titles: Mapping[int, str] | None = None
+    former: Former | None = None
+    stated: dict[str, Any] = field(default_factory=dict)
+    write_more: Callable[[Path], None] = lambda fresh: None
 
 
 def prepare(config: ExperimentConfig) -> PrepareReport:
@@ -92,19 +108,21 @@ def prepare(config: ExperimentConfig) -> PrepareReport:
     Raises:
         InputError: the input is missing or bad, or the folder holds another data set.
     """
+    if is_remote(config.data):
+        log_rows, item_rows = read_remote(config)
+        return prepare_frame(log_rows, config, item_rows)
     is_sample = config.data.format == "sample"
     in_passing = is_sample and not config.data.path
     with tempfile.TemporaryDirectory() if in_passing else nullcontext(config.data.path) as folder:
         data = _sample_data(Path(folder), config.data) if is_sample else config.data
         files, table = event_files(data), items_file(data)
         digest = files_digest([*files, *([table] if table else [])])
-        report = _reuse(config, digest)
+        report = reuse(config, digest)
         if report:
             return report
         log = read_log(data, with_rating=config.clean.min_rating is not None)
-        items = read_items(data, table) if table else log_items(data, files)
-        titles = mpd_titles(files) if data.format == "mpd" else None
-    return _prepare(config, _Input(log, items, digest, titles))
+        items = read_items(data, table)
+    return build(config, Input(log, items, digest))
 
 
 def prepare_frame(frame: object, config: ExperimentConfig, items: object = None) -> PrepareReport:
@@ -122,7 +140,7 @@ def prepare_frame(frame: object, config: ExperimentConfig, items: object = None)
     table = None if items is None else frame_items(items, config.data)
     tables = [log.events.to_arrow(), *([] if table is None else [table.to_arrow()])]
     digest = tables_digest(tables)
-    return _reuse(config, digest) or _prepare(config, _Input(log, table, digest))
+    return reuse(config, digest) or build(config, Input(log, table, digest))
 
 
 def check_input(config: ExperimentConfig) -> list[str]:
@@ -136,14 +154,20 @@ def check_input(config: ExperimentConfig) -> list[str]:
     """
     folder, data = config.prepared_path, config.data
     stated = stated_input(folder)
+    if stated and is_remote(data):
+        return [
+            f"the data that was prepared on {stated[1]} in {folder} is used; {data.path} is not read again"
+        ]
     if stated is None or not data.path or data.format == "sample":
         return []
-    made_from, day = stated
+    made_from, day, appended = stated
     try:
         files, table = event_files(data), items_file(data)
     except InputError as error:
         return [f"the data that was prepared on {day} in {folder} is used: {error}"]
-    if files_digest([*files, *([table] if table else [])]) != made_from:
+    if appended is not None:
+        check_appended(files, table, appended, made_from, folder)
+    elif files_digest([*files, *([table] if table else [])]) != made_from:
         raise InputError(
             f"{folder} was prepared on {day} from other input than {data.path} now holds; delete {folder} "
             "and run `recsys prepare` again, or choose another folder with prepared=..."
@@ -171,53 +195,63 @@ def _sample_data(folder: Path, data: DataConfig) -> DataConfig:
     )
 
 
-def _settings(config: ExperimentConfig) -> dict[str, Any]:
-    return {name: getattr(config, name).model_dump(mode="json") for name in ("data", "clean", "split")}
+def settings_of(config: ExperimentConfig) -> dict[str, Any]:
+    """The sections that shape a prepared data set, as its manifest states them."""
+    sections = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "clean", "split")}
+    if not isinstance(config.sessions, WholeSequences):
+        sections["sessions"] = config.sessions.model_dump(mode="json")
+    return sections
 
 
-def _reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
+def reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
     """The report of the same data set, if it is there already and sound."""
-    manifest = existing_manifest(config.prepared_path, digest, _settings(config))
+    manifest = existing_manifest(config.prepared_path, digest, settings_of(config))
     if manifest is None or not is_intact(config.prepared_path, manifest):
         return None
     removals = tuple(Removal(**removal) for removal in manifest["removals"])
     return PrepareReport(config.prepared_path, manifest, removals, tuple(manifest["notices"]), reused=True)
 
 
-def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
+def build(config: ExperimentConfig, source: Input) -> PrepareReport:
+    """Clean, split, check and write the data set, in place of what stood in its folder.
+
+    Raises:
+        InputError: a step left nothing, the counts are not the expected ones, or the folder keeps log files
+            that this would lose.
+    """
+    stands = manifest_in(config.prepared_path)
+    if stands and LOG in stands and LOG not in source.stated:
+        raise InputError(
+            f"{config.prepared_path} keeps log files that were appended, and is damaged; restore it, or "
+            "delete it and prepare the whole log with --append"
+        )
     canonical = nw.from_native(source.log.events.lazy())
     read = size(canonical)
-    events, removals = clean(canonical, config.clean)
+    events, removals = clean(canonical, config.clean, sessions=config.sessions)
     check_targets(events, config.split)
+    if isinstance(config.split, ItemCold):
+        events, removal = withhold(in_memory(events), config.split)
+        removals.append(removal)
     cuts = global_cuts(events, config.split)
     placed = in_memory(positions(events))
     marks = in_memory(split_marks(placed, config.split, cuts))
-    tables, notices = assemble(
-        _collected(placed),
-        _collected(marks),
-        _collected(training_counts(placed, marks)),
-        items=source.items,
-        timed=is_timed(placed),
-    )
-    if source.titles is not None:
-        ids = tables.sequences[schema.SEQUENCE_ID].to_pylist()
-        titles = pa.array([source.titles.get(name) for name in ids], pa.string())
-        tables = replace(tables, sequences=tables.sequences.append_column(schema.SEQUENCE_TITLE, titles))
+    tables, notices = _tables(placed, marks, source)
     passed = check_leakage(tables, config.split.kind, cuts, config.split.targets)
-    counts = _counts(tables)
+    counts = {"events_read": read.events, **_counts(tables)}
+    check_counts(config.expect, counts, config.data.path)
     notices = [*source.log.notices, *notices, *_missing_targets(counts)]
     manifest = {
         "format_version": schema.FORMAT_VERSION,
         "kind": KIND,
         "name": config.name,
-        "counts": {"events_read": read.events, **counts},
+        "counts": counts,
         "id_types": {
             "sequence": str(tables.sequences[schema.SEQUENCE_ID].type),
             "item": str(tables.items[schema.ITEM_ID].type),
         },
         **({"event_types": list(tables.event_types)} if tables.event_types else {}),
         "split": {**config.split.model_dump(mode="json"), **_dates(cuts)},
-        "settings": _settings(config),
+        "settings": settings_of(config),
         "input_digest": source.digest,
         "content_digest": tables_digest((tables.sequences, tables.items)),
         "vocabulary_hash": Vocabulary(tables.items[schema.ITEM_ID]).hash,
@@ -225,8 +259,18 @@ def _prepare(config: ExperimentConfig, source: _Input) -> PrepareReport:
         "leakage_check": passed,
         "notices": notices,
     }
-    manifest = write_folder(config.prepared_path, tables, manifest)
+    manifest = write_folder(config.prepared_path, tables, manifest | dict(source.stated), source.write_more)
     return PrepareReport(config.prepared_path, manifest, tuple(removals), tuple(notices), reused=False)
+
+
+def _tables(placed: Frame, marks: Frame, source: Input) -> tuple[Tables, list[str]]:
+    """The finished tables, and notices about the item table."""
+    marked, counts = _collected(marks), _collected(training_counts(placed, marks))
+    if source.former:
+        marked, counts = source.former.with_gone(marked, counts)
+    tables, notices = assemble(_collected(placed), marked, counts, items=source.items, timed=is_timed(placed))
+    tables = replace(tables, sequences=with_context(tables.sequences, placed))
+    return source.former.ordered(tables) if source.former else tables, notices
 
 
 def _collected(frame: Frame) -> pl.DataFrame:

@@ -5,15 +5,12 @@ A new source is one function here and its name in `READERS` (and in `DataConfig.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
 import functools
-import gzip
 import io
 import re
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -22,19 +19,18 @@ import pyarrow as pa
 import pyarrow.json
 
 from data_prep.ids import mixed_type
-from data_prep.mpd import read_mpd
+from data_prep.layouts import LAYOUTS
+from data_prep.text_files import COMPRESSED, source_of, text_source
 from recsys import schema
 from recsys.errors import InputError
 
-TEXT_FORMATS = ("csv", "tsv", "atomic", "sequences", "pairs")
+TEXT_FORMATS = ("csv", "tsv", "atomic", "sequences", "pairs", "movielens", "lastfm-1k", "lastfm-2k")
 """Formats without types: their readers give strings, and the whole column decides the type of ids."""
 
 _SEPARATED = {"csv": (",", True), "tsv": ("\t", True), "atomic": ("\t", False)}
 """Formats of rows and fields -> separator, and whether fields may be quoted."""
 _REST = "\0"
 _JSON_BLOCK = 1 << 24  # bytes; a line must fit into one block
-_HEAD = 8_000  # bytes; UTF-16 and binary files have a zero byte among the first, UTF-8 text has none
-_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # gzip and zstd, which Polars opens by itself
 
 
 def read_csv(file: Path, separator: str = ",", quote: str | None = '"') -> pl.LazyFrame:
@@ -44,7 +40,7 @@ def read_csv(file: Path, separator: str = ",", quote: str | None = '"') -> pl.La
         InputError: the file is no text, or two columns have the same name.
     """
     scan = functools.partial(
-        pl.scan_csv, _text(file), separator=separator, quote_char=quote, infer_schema=False, glob=False
+        pl.scan_csv, text_source(file), separator=separator, quote_char=quote, infer_schema=False, glob=False
     )
     header = [name for name in scan(has_header=False, n_rows=1).collect().row(0) if name]
     repeated = [name for name in dict.fromkeys(header) if header.count(name) > 1]
@@ -68,13 +64,14 @@ def read_atomic(file: Path) -> pl.LazyFrame:
 
 
 def read_parquet(file: Path) -> pl.LazyFrame:
-    """Parquet, with its types."""
-    return pl.scan_parquet(_source(file), glob=False)
+    """Parquet, with its types; folders named `country=DE` are columns too."""
+    source = source_of(file)
+    return pl.scan_parquet(source, glob=False, hive_partitioning=isinstance(source, Path))
 
 
 def read_jsonl(file: Path) -> pl.LazyFrame:
     """One JSON object a line, with JSON's types; text stays text even where it looks like a date."""
-    source = _text(file)
+    source = text_source(file)
     content = source.read_bytes() if isinstance(source, Path) else source
 
     def parse(text_fields: list[str]) -> pa.Table:
@@ -87,6 +84,7 @@ def read_jsonl(file: Path) -> pl.LazyFrame:
         table = parse([])
         dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
         table = parse(dates) if dates else table
+        table.validate(full=True)  # the reader itself lets bytes through that are no UTF-8
     except pa.ArrowInvalid as error:
         change = re.search(r"Column\(/(.*)\) changed from (\w+) to (\w+)", str(error))
         if change:
@@ -109,7 +107,7 @@ def read_pairs(file: Path) -> pl.LazyFrame:
 
 
 def _tokens(file: Path, expected: str, at_least: int, at_most: int | None) -> pl.LazyFrame:
-    lines = pl.scan_lines(_text(file), row_index_name="number", glob=False)
+    lines = pl.scan_lines(text_source(file), row_index_name="number", glob=False)
     words = lines.select(pl.col("number") + 1, words=pl.col("line").str.extract_all(r"\S+")).collect()
     words = words.filter(pl.col("words").list.len() > 0)
     fields = pl.col("words").list.len()
@@ -132,17 +130,30 @@ READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
     "atomic": read_atomic,
     "sequences": read_sequences,
     "pairs": read_pairs,
-    "mpd": read_mpd,
+    **{name: layout.events for name, layout in LAYOUTS.items()},
 }
+"""Format -> reader of a log."""
+
+ITEM_READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
+    **{name: READERS[name] for name in ("csv", "tsv", "parquet", "jsonl", "atomic")},
+    **{name: layout.items for name, layout in LAYOUTS.items() if layout.items},
+}
+"""Format -> reader of an item table."""
 
 
-def read_columns(file: Path, kind: str, choose: Callable[[list[str]], dict[str, str]]) -> pl.DataFrame:
+def read_columns(
+    file: Path,
+    kind: str,
+    choose: Callable[[list[str]], dict[str, str]],
+    readers: Mapping[str, Callable[[Path], pl.LazyFrame]] = READERS,
+) -> pl.DataFrame:
     """Read some columns of one file.
 
     Args:
         file: the file; gzip by its extension `.gz`.
         kind: one of `READERS`.
         choose: from the file's columns, new name -> column; may raise InputError.
+        readers: `READERS`, or `ITEM_READERS` for an item table.
 
     Raises:
         InputError: the file is empty, cut short, or not of this format.
@@ -150,7 +161,7 @@ def read_columns(file: Path, kind: str, choose: Callable[[list[str]], dict[str, 
     if file.stat().st_size == 0:
         raise InputError(f"{file} is empty (0 bytes); expected a log in format {kind}")
     try:
-        frame = READERS[kind](file)
+        frame = readers[kind](file)
         chosen = choose(frame.collect_schema().names())
         wanted = [pl.col(column).alias(name) for name, column in chosen.items()]
         rest = [name for name in frame.collect_schema().names() if name not in chosen.values()]
@@ -162,9 +173,9 @@ def read_columns(file: Path, kind: str, choose: Callable[[list[str]], dict[str, 
         raise
     except pl.exceptions.NoDataError as error:
         raise InputError(f"{file} is empty; expected a log in format {kind}") from error
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        if reason.startswith("found more fields"):
+        if reason.startswith("found more fields") and kind in _SEPARATED:
             raise _too_many_fields(file, kind) from error
         raise InputError(
             f"{file} cannot be read as {kind}: {reason}; check the file (text must be UTF-8) and the format"
@@ -174,10 +185,10 @@ def read_columns(file: Path, kind: str, choose: Callable[[list[str]], dict[str, 
 def _too_many_fields(file: Path, kind: str) -> InputError:
     """What to say of a file with a row of more fields than the header; it is read again to find that row."""
     separator, quoted = _SEPARATED[kind]
-    source = _source(file)
+    source = source_of(file)
     place = f"{file} has a row of more fields than its header"
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-        compressed = stream.read(4).startswith(_COMPRESSED)
+        compressed = stream.read(4).startswith(COMPRESSED)
         stream.seek(0)
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
         rows = csv.reader(
@@ -191,37 +202,3 @@ def _too_many_fields(file: Path, kind: str) -> InputError:
             place = f"{file} line {rows.line_num} has {width} fields, but the header {header}"
     hint = " (text that holds the separator must be quoted)" if quoted else ""
     return InputError(f"{place}; expected as many in every row: mend the file{hint}")
-
-
-def _text(file: Path) -> Path | bytes:
-    """The source of a file that must be text.
-
-    Raises:
-        InputError: it is UTF-16, UTF-32 or binary.
-    """
-    source = _source(file)
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            head = stream.read(_HEAD)
-    else:
-        head = source[:_HEAD]
-    is_wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # UTF-32 has zero bytes too
-    if is_wide or (b"\0" in head and not head.startswith(_COMPRESSED)):
-        kind = "UTF-16 or UTF-32" if is_wide else "a binary file, UTF-16 or UTF-32 (it has zero bytes)"
-        raise InputError(f"{file} is {kind}; expected UTF-8 text: save it as UTF-8, or set its format")
-    return source
-
-
-def _source(file: Path) -> Path | bytes:
-    """The file itself, or its content where it is compressed (a cut archive must not pass for a log)."""
-    if file.suffix != ".gz":
-        return file
-    try:
-        content = gzip.decompress(file.read_bytes())
-    except EOFError as error:
-        raise InputError(f"{file} is a truncated gzip file; copy or download it again") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{file} is not a sound gzip file ({error}); copy or download it again") from error
-    if not content:
-        raise InputError(f"{file} is empty once decompressed; expected a log")
-    return content

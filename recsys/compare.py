@@ -12,6 +12,7 @@ from recsys.bundle import Bundle
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.evaluation import CUTOFFS, Evaluation, evaluate_bundle
+from recsys.grown import evaluate_grown, has_grown
 from recsys.metrics import metric_cutoff
 
 METRICS = ("hr@10", "ndcg@10")
@@ -166,6 +167,8 @@ def compare_bundles(
 ) -> Comparison:
     """Evaluate two bundles of the same prepared data and compare them.
 
+    A may have been trained on an earlier version of data that has grown since (`recsys prepare --append`).
+
     Args:
         a: the first bundle, of any model.
         b: the second.
@@ -179,16 +182,27 @@ def compare_bundles(
     Raises:
         InputError: the two are of different prepared data, one has seen the targets, or the data is missing.
     """
-    digests = [str(bundle.manifest["data"]["content_digest"]) for bundle in (a, b)]
-    if digests[0] != digests[1]:
-        raise InputError(
-            f"{a.folder} was trained on data {digests[0][:12]}, {b.folder} on {digests[1][:12]}: they "
-            "compare only on the same prepared data; train both on it"
-        )
-    settings: dict[str, Any] = {"split": split, "protocol": protocol, "exclude_seen": exclude_seen}
+    settings: dict[str, Any] = {
+        "split": split,
+        "protocol": protocol,
+        "exclude_seen": exclude_seen,
+        "seed": seed,
+    }
     settings["cutoffs"] = tuple(sorted({metric_cutoff(metric) for metric in metrics} | set(CUTOFFS)))
-    prepared = _prepared(a, b, data)
-    first, second = (evaluate_bundle(bundle, prepared, seed=seed, **settings) for bundle in (a, b))
+    digests = [str(bundle.manifest["data"]["content_digest"]) for bundle in (a, b)]
+    if digests[0] == digests[1]:
+        prepared = _prepared(a, b, data)
+        first = evaluate_bundle(a, prepared, **settings)
+    else:
+        prepared = b.prepared_data(data)
+        if not has_grown(a, prepared):
+            raise InputError(
+                f"{a.folder} was trained on data {digests[0][:12]}, {b.folder} on {digests[1][:12]}: they "
+                "compare only on the same prepared data, or where the second has grown from the first "
+                "(`recsys prepare --append`); train both on it"
+            )
+        first = evaluate_grown(a, prepared, b.config, **settings)
+    second = evaluate_bundle(b, prepared, **settings)
     return compare(first, second, metrics=metrics, names=(_name(a), _name(b)), seed=seed)
 
 

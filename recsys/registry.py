@@ -86,7 +86,8 @@ def promote(
         if_better: move only when the bundle is better than the champion in this metric, such as `ndcg@10` of
             the test split: when the 95% interval of the paired difference on the same users lies above 0.
             Without the prepared data, when the stored figure is higher; the message then says so. Both must
-            have been trained on the same prepared data. A first champion must have the figure too.
+            have been trained on the same prepared data, or the champion on an earlier version of the bundle's
+            (`recsys prepare --append`). A first champion must have the figure too.
 
     Raises:
         InputError: as `resolve_bundle`; or the two cannot be compared: other data, or no such metric. Nothing
@@ -286,13 +287,6 @@ def _download(client: MlflowClient, model_id: str, uri: str, cache: Path) -> Pat
 
 def _better(candidate: _Side, champion: _Side, metric: str, tracking_uri: str) -> tuple[bool, str]:
     """Whether the candidate is better, and why, in words."""
-    digests = [side.facts.get("data_digest", "unknown") for side in (candidate, champion)]
-    if digests[0] != digests[1]:
-        raise InputError(
-            f"{candidate.title} was measured on data {digests[0][:12]}, champion {champion.title} on "
-            f"{digests[1][:12]}: {metric} compares only on the same prepared data; train both on it, or "
-            "promote without --if-better"
-        )
     from recsys.bundle import Bundle
     from recsys.compare import compare_bundles
     from recsys.evaluation import removes_seen
@@ -302,6 +296,13 @@ def _better(candidate: _Side, champion: _Side, metric: str, tracking_uri: str) -
         removed = removes_seen(a.config) and removes_seen(b.config)
         found = compare_bundles(a, b, metrics=[metric], exclude_seen=removed)
     except InputError as error:  # no prepared data here, or another; a final bundle
+        digests = [side.facts.get("data_digest", "unknown") for side in (candidate, champion)]
+        if digests[0] != digests[1]:
+            raise InputError(
+                f"{candidate.title} was measured on data {digests[0][:12]}, champion {champion.title} on "
+                f"{digests[1][:12]}: {metric} compares only on the same prepared data, or where the former "
+                f"has grown from the latter ({error}); train both on it, or promote without --if-better"
+            ) from error
         return _better_as_stored(candidate, champion, metric, str(error))
     return found.differences[metric].low > 0, f"{found.verdict(metric)} on the same {found.users:,} users"
 

@@ -18,6 +18,8 @@ ITEM = "item"  # original item id
 TIME = "time"  # int64 microseconds since 1970 UTC; null where the log has no time
 RATING = "rating"  # float64, only where the log has one
 EVENT = "event"  # type of the event, a string; only where the log has one
+SESSION = "session"  # the log's own session id, before sessions are cut
+USER = "user"  # original user id of a session, after they are cut
 ROW = "row"  # int64 position in the log: the tie-break of every order
 POSITION = "position"  # int32 place of the event in its sequence, from 0
 
@@ -41,10 +43,15 @@ SEQUENCE_ID = "id"  # original user or playlist id, in its original type
 ITEMS = "items"  # large_list<int32> item indices, in order
 TIMES = "times"  # large_list<int64> microseconds since 1970 UTC, or null
 EVENTS = "events"  # large_list<int8> place of each event's type in the manifest's `event_types`; or absent
-SEQUENCE_TITLE = "title"  # string, what its owner calls it, or null; where the log has titles
+SEQUENCE_TITLE = "name"  # string, what its owner calls it, or null; where the context has it
 TRAIN_END = "train_end"  # int32
 VALID_START = "valid_start"  # int32
 TEST_START = "test_start"  # int32
+RESERVED_CONTEXT_COLUMNS = (
+    *(SEQUENCE, ITEM, TIME, RATING, EVENT, SESSION, USER, ROW, POSITION, "length"),
+    *(SEQUENCE_ID, ITEMS, TIMES, EVENTS, TRAIN_END, VALID_START, TEST_START),
+)
+"""Names that no context column of sequences.parquet may have."""
 
 
 def file_hash(file: Path) -> str:

@@ -20,7 +20,7 @@ from recsys.evaluation import evaluate
 from recsys.floors import FLOORS
 from recsys.history import read_history
 from recsys.sequences import Ragged
-from tests.benchmarks import peers, results
+from tests.benchmarks import export_speed, peers, results
 from tests.benchmarks.measure import rules_of
 from tests.benchmarks.readme import quality, rendered
 from tests.benchmarks.run import main, training_seconds
@@ -147,6 +147,10 @@ def test_a_killed_benchmark_goes_on_where_it_stopped(
     earlier = json.loads((history.parent / "attempt.json").read_text())["before"]
     assert trained["seconds"] > earlier > 0
     assert 0 < trained["metrics"]["ndcg@10"]["low"] < trained["metrics"]["ndcg@10"]["mean"]
+    best = max(rows[:-1], key=lambda found: found["metrics"]["ndcg@10"]["mean"])
+    above = trained["metrics"]["ndcg@10"]["mean"] - best["metrics"]["ndcg@10"]["mean"]
+    assert trained["above_floor"]["floor"] == best["model"]
+    assert trained["above_floor"]["ndcg@10"]["mean"] == pytest.approx(above, abs=1e-6)
 
     content = (tmp_path / "results.jsonl").read_bytes()
     capsys.readouterr()
@@ -173,7 +177,9 @@ def test_bad_usage_is_one_line_before_anything_is_trained(
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
-    assert "`GRU` in --models is unknown; known: none, floors, BERT4Rec" in refusal("--models", "GRU")
+    assert "`GRU` in --models is unknown; known: none, floors, text-floors, BERT4Rec" in refusal(
+        "--models", "GRU"
+    )
     assert "`implicit` in --peers implicit is unknown" in refusal("--models", "none", "--peers", "implicit")
     assert "has no data set sample; known: ml-100k" in refusal("--models", "none", "--peers", "replay")
     assert "there is no" in refusal("--measured-apart", str(tmp_path / "none.jsonl"))
@@ -330,14 +336,17 @@ def test_rows_measured_apart_are_taken_over(tmp_path: Path) -> None:
     assert (found["library"], found["model"], found["digest"]) == ("RecTools", "SASRec", None)
     assert found["metrics"] == {"hr@10": {"mean": 0.1}, "ndcg@10": {"mean": 0.05}}
     assert found["versions"] == {"RecTools": "0.19", "torch": "2"}
-    assert "| RecTools SASRec (measured apart) | 0.1000 | 0.0500 |  | full |" in quality([found], "ml-100k")
+    assert "| RecTools SASRec (measured apart) | 0.1000 | 0.0500 |  |  | full |" in quality(
+        [found], "ml-100k"
+    )
 
 
 def test_tables_are_made_of_the_newest_settings_of_one_rule(tmp_path: Path) -> None:
     rows = [
         row("BERT4Rec", 0, 0.9, settings="old", best_epoch=3),
-        row("BERT4Rec", 0, 0.2, best_epoch=3),
-        row("BERT4Rec", 1, 0.4, best_epoch=3),
+        row("BERT4Rec", 0, 0.2, best_epoch=3, above_floor={"ndcg@10": {"low": 0.01, "high": 0.02}}),
+        row("BERT4Rec", 1, 0.4, best_epoch=3, above_floor={"ndcg@10": {"low": 0.03, "high": 0.06}}),
+        row("SASRec", ndcg=0.6, best_epoch=3, above_floor={"ndcg@10": {"low": -0.01, "high": 0.02}}),
         row("popularity", ndcg=0.1),
         row("popularity", ndcg=0.5, seen_items="kept"),
         row("popularity", ndcg=0.6, data="other"),
@@ -346,16 +355,18 @@ def test_tables_are_made_of_the_newest_settings_of_one_rule(tmp_path: Path) -> N
         results.add(tmp_path / "results.jsonl", each)
     text = "a\n<!-- table d -->\n<!-- end -->\nb\n<!-- table d full kept -->\nold\n<!-- end -->\nc\n"
     made = rendered(text, tmp_path / "results.jsonl")
-    spread = "0.3000 (0.2000 to 0.4000)"
+    spread, removed = "0.3000 (0.2000 to 0.4000)", "full | removed"
+    unsure = "**not shown: -0.0100 to +0.0200**"
     assert [line for line in made.splitlines() if not line.startswith(("|---", "| model"))] == [
         "a",
         "<!-- table d -->",
-        "| popularity | 0.1000 | 0.1000 | 0.0500 to 0.2000 | full | removed | none | 1 s |",
-        f"| BERT4Rec | {spread} | {spread} | 0.1500 to 0.6000 | full | removed | 2 | 1 s |",
+        "| popularity | 0.1000 | 0.1000 | 0.0500 to 0.2000 |  | full | removed | none | 1 s |",
+        f"| BERT4Rec | {spread} | {spread} | 0.1500 to 0.6000 | +0.0200 to +0.0400 | {removed} | 2 | 1 s |",
+        f"| SASRec | 0.6000 | 0.6000 | 0.3000 to 1.2000 | {unsure} | {removed} | 1 | 1 s |",
         "<!-- end -->",
         "b",
         "<!-- table d full kept -->",
-        "| popularity | 0.5000 | 0.5000 | 0.2500 to 1.0000 | full | kept | none | 1 s |",
+        "| popularity | 0.5000 | 0.5000 | 0.2500 to 1.0000 |  | full | kept | none | 1 s |",
         "<!-- end -->",
         "c",
     ]
@@ -364,3 +375,18 @@ def test_tables_are_made_of_the_newest_settings_of_one_rule(tmp_path: Path) -> N
         rendered("<!-- table d pop-100 -->\n<!-- end -->\n", tmp_path / "results.jsonl")
     with pytest.raises(SystemExit, match="the part `table d` has no `<!-- end -->`"):
         rendered("<!-- table d -->\n| x |\n<!-- reference -->\n", tmp_path / "results.jsonl")
+
+
+def test_the_export_table_sets_ours_beside_the_fastest_library() -> None:
+    rates = {
+        "recbole": {"10": [50.0, 70.0, 60.0], "100": [40.0]},
+        "rectools": {"10": [30.0], "100": [45.0]},
+        "ours": {"10": [180.0], "100": [90.0]},
+    }
+    older = {"data": "yelp", "users": 7, "rates": {"ours": {"10": [1.0], "100": [1.0]}}}
+    lines = export_speed.table([older, {"data": "yelp", "users": 1234, "rates": rates}]).splitlines()
+    assert lines[0] == "| data | k | RecTools | RecBole | ours |"
+    assert lines[2:] == [
+        "| yelp, 1,234 users | 10 | 30 | 60 | 180, **3.0 times the fastest** |",
+        "| yelp, 1,234 users | 100 | 45 | 40 | 90, **2.0 times the fastest** |",
+    ]

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.cleaning import Frame, Removal, clean, in_memory, k_core, positions
+from data_prep.cleaning import Removal, clean, in_memory, k_core, positions
+from data_prep.frame_types import Frame
 from recsys.config import CleanConfig
 from recsys.errors import InputError
 

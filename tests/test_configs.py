@@ -51,7 +51,13 @@ def stand_in(sample: Path, tmp_path: Path, tracking_uri: str) -> dict[str, objec
 def shortened(config: ExperimentConfig, stand_in: dict[str, object], **training: object) -> ExperimentConfig:
     """The experiment on the sample, for one epoch, without cleaning rules that fit other data."""
     tree = json.loads(config.model_dump_json())
-    tree |= {**stand_in, "clean": {}, "training": {**tree["training"], "epochs": 1, "threads": 1, **training}}
+    tree |= {
+        **stand_in,
+        "clean": {},
+        "sessions": "none",
+        "expect": {},
+        "training": {**tree["training"], "epochs": 1, "threads": 1, **training},
+    }
     return build_config(tree, where="the test")
 
 

@@ -20,12 +20,9 @@ from recsys.errors import InputError
 from recsys.models.protocol import Encoder
 from recsys.playlists.continuation import nearest_tracks
 from recsys.playlists.embedding import embed
-from recsys.playlists.explore import PlaylistMap, laid_out, write_html, write_png
 from recsys.playlists.judging import judge
 from recsys.playlists.labels import Labels, cluster_labels, column_labels, track_column
-from recsys.playlists.neighbours import Neighbours, neighbour_precision
 from recsys.playlists.pooled_steps import pooled_step
-from recsys.playlists.probes import Task, content_pairs, length_bins, run_probe
 from recsys.playlists.search import search_tracks, title_vector
 from recsys.playlists.settings import playlists_config
 from recsys.playlists.store import (
@@ -184,43 +181,6 @@ def test_clusters_find_who_keeps_company(data: PreparedData) -> None:
         cluster_labels(owners, data.sequences, 40, seed=0)
 
 
-def test_a_probe_knows_chance_and_leaves_small_classes_out() -> None:
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=(300, 4)).astype(np.float32)
-    classes = np.r_[np.zeros(150), np.ones(145), np.full(5, 2)].astype(np.int64)
-    blind = run_probe(Task("noise", noise, classes, np.arange(300)), seed=0)
-    assert blind is not None
-    assert (blind.classes, blind.examples) == (2, 295)
-    assert abs(blind.accuracy - blind.chance) < 0.12
-    told = run_probe(Task("told", noise + classes[:, None] * 9, classes, np.arange(300)), seed=0)
-    assert told is not None
-    assert told.accuracy > 0.99
-    assert run_probe(Task("one", noise, np.zeros(300, np.int64), np.arange(300)), seed=0) is None
-
-
-def test_content_pairs_are_half_true() -> None:
-    playlists = genre_playlists(50, seed=4)
-    asked, tracks, inside = content_pairs(playlists, np.random.default_rng(0))
-    held = np.array([track in playlists[row] for row, track in zip(asked, tracks, strict=True)])
-    np.testing.assert_array_equal(held, inside == 1)
-    assert inside.mean() == 0.5
-    assert length_bins(np.arange(100)).tolist() == (np.arange(100) // 20).tolist()
-
-
-def test_neighbours_are_the_exact_ones_and_precision_counts_them() -> None:
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(4, 8))
-    classes = rng.integers(4, size=200)
-    vectors = (centres[classes] + rng.normal(size=(200, 8)) * 0.1).astype(np.float32)
-    index = Neighbours.build(vectors)
-    exact = np.argsort(-(index.vectors @ index.vectors[7]), kind="stable")[1:6]
-    np.testing.assert_array_equal(index.search(vectors[7], 5, exclude=7)[0], exact)
-    assert neighbour_precision(index, classes, queries=50).mean() == 1
-    assert neighbour_precision(index, np.where(classes == 0, 0, -1), queries=500).shape == (
-        int((classes == 0).sum()),
-    )
-
-
 def test_the_index_comes_back_and_finds_playlists(trained: PlaylistModel, data: PreparedData) -> None:
     index = load_playlist_index(PlaylistModel.load(trained.folder))
     row = index.row("u5")
@@ -274,21 +234,6 @@ def test_bad_playlists_are_refused_in_one_line(
         fit_playlists(trained.config, nothing)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["model.epochz=3"], "unknown key `epochz` in `model` of the settings; did you mean `epochs`"),
-        (["dimm=3"], "unknown key `dimm` in the settings; did you mean `dim`"),
-        (["dim=10", "model.heads=4"], "dim 10 is not a multiple of heads 4"),
-        (["dim=5", "model=seq2seq", "model.bidirectional=true"], "dim 5 is odd"),
-        (["order=random"], "`order` in the settings: Input should be 'sequence' or 'set'; got 'random'"),
-    ],
-)
-def test_settings_are_refused_by_name(overrides: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        playlists_config(overrides)
-
-
 def test_a_damaged_encoder_is_refused_and_an_index_of_another_too(
     trained: PlaylistModel, data: PreparedData, tmp_path: Path
 ) -> None:
@@ -305,24 +250,6 @@ def test_a_damaged_encoder_is_refused_and_an_index_of_another_too(
     (model.folder / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"config\.json is missing, or was changed or damaged"):
         PlaylistModel.load(model.folder)
-
-
-def test_the_map_stands_alone(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    places = laid_out(rng.normal(size=(12, 6)).astype(np.float32))
-    names = [f"</script> <b>{row}" for row in range(12)]
-    label = np.r_[np.full(4, -1), np.zeros(4), np.ones(4)].astype(np.int64)
-    found = PlaylistMap(places, names, label, ["rock & roll", "jazz"], ["5 tracks"] * 12)
-    write_html(found, tmp_path / "map.html", "Mine <i>")
-    page = (tmp_path / "map.html").read_text()
-    assert "http" not in page
-    assert page.count("</script>") == 2  # no name ends an element early
-    assert "rock &amp; roll" in page
-    assert "Mine &lt;i&gt;" in page
-    write_png(found, tmp_path / "map.png", "Mine $1")
-    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(InputError, match="there are 4 playlists; a map needs at least 5"):
-        laid_out(np.zeros((4, 3), np.float32))
 
 
 @pytest.fixture

@@ -216,6 +216,20 @@ def test_file_that_is_no_text(folder: Path, kind: str, content: bytes, message: 
         refuse(config(folder, name, data={"format": kind}), f"{name} {message}")
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "amazon-2023"])
+def test_json_that_is_no_utf8(folder: Path, kind: str) -> None:
+    row = {"sequence": "u", "item": "i", "user_id": "u", "parent_asin": "i", "timestamp": 1}
+    (folder / "log.x").write_bytes(json.dumps(row).encode().replace(b'"i"', b'"i\xe4"') + b"\n")
+    refuse(config(folder, "log.x", data={"format": kind}), "log.x is not JSON lines", "Invalid UTF8")
+
+
+def test_an_endless_field_does_not_fill_the_screen(folder: Path) -> None:
+    (folder / "log.csv").write_text(GOOD.replace("20", "x" * 100_000))
+    with pytest.raises(InputError, match=r"row 2: time `xxx.* \.\.\. .*correct the row or set") as caught:
+        prepare(config(folder, data={"columns": {"time": "time"}}))
+    assert len(str(caught.value)) < 2_000
+
+
 def test_header_that_repeats_a_name(folder: Path) -> None:
     (folder / "log.csv").write_text("sequence,item,item\nu,1,2\n")
     refuse(config(folder), "log.csv has several columns `item`; expected a header of distinct names: rename")

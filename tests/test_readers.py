@@ -282,6 +282,7 @@ def test_item_table_of_text_settles_types_by_whole_columns(tmp_path: Path) -> No
     data = DataConfig(path=str(tmp_path), items="items.csv", item_columns=ItemColumns(title="name"))
     assert items_file(data) == file
     table = read_items(data, file)
+    assert table is not None
     assert table.to_dict(as_series=False) == {
         "id": [1, 2],
         "title": ["1984", "Emma, a novel"],
@@ -298,7 +299,9 @@ def test_atomic_folder_brings_its_own_names(tmp_path: Path) -> None:
     assert event_files(data) == [tmp_path / "x.inter"]
     table = items_file(data)
     assert table is not None
-    assert read_items(data, table).rows() == [(1, '"Quoted" film')]
+    read = read_items(data, table)
+    assert read is not None
+    assert read.rows() == [(1, '"Quoted" film')]
     typo = data.model_copy(update={"columns": Columns(time="timestmp")})
     with pytest.raises(
         InputError, match=r"no column `timestmp` \(data.columns.time\); did you mean `timestamp`"

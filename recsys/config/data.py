@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -15,6 +15,14 @@ def _iso(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
+TableFormat = Literal["csv", "tsv", "parquet", "jsonl", "atomic"]
+Layout = Literal[
+    "movielens", "amazon-2014", "amazon-2018", "amazon-2023", "spotify-mpd", "lastfm-1k", "lastfm-2k",
+    "steam", "yelp",
+]  # fmt: skip
+"""Public data sets as their publishers lay them out."""
+
+LogFormat = Literal[TableFormat, "sequences", "pairs", "sql", Layout, "sample"]
 Moment = Annotated[str, BeforeValidator(_iso)]
 
 
@@ -37,6 +45,13 @@ class Columns(Config):
         None,
         description="type of the event (view, purchase), for `split.targets` and `training.event_weights`",
     )
+    session: str | None = Field(None, description="session id, used by `sessions.by: column` alone")
+    context: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="columns that say something of the whole sequence (device, country); their values at its "
+        "first event are kept in sequences.parquet",
+    )
 
 
 class ItemColumns(Config):
@@ -52,24 +67,37 @@ class ItemColumns(Config):
 class DataConfig(Config):
     """Where the log is and how to read it."""
 
-    path: str = Field("", description="the log: a file, a glob, or a folder that `events` and `items` are in")
-    format: Literal["csv", "tsv", "parquet", "jsonl", "atomic", "sequences", "pairs", "mpd", "sample"] = (
-        Field(
-            "csv",
-            description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
-            "sequences (`user item item ...`), pairs (`user item`), mpd (slices of the Million Playlist "
-            "Dataset), sample (built in; `events: playlists.csv` takes its playlists)",
-        )
+    path: str = Field(
+        "",
+        description="the log: a file, a glob, a folder that `events` and `items` are in, an object store "
+        "(`s3://bucket/log/`, Parquet), or a database (`postgresql://user@host/shop`)",
+    )
+    format: LogFormat = Field(
+        "csv",
+        description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
+        "sequences (`user item item ...`), pairs (`user item`), sql (`path` is the database's address), "
+        "sample (built in; `events: playlists.csv` takes its playlists), or a public data set as its "
+        "publisher lays it out",
     )
     events: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
-        None, description="file or glob inside the folder `path`, or a list of them"
+        None,
+        description="file or glob inside the folder `path`, or a list; in a database a table or a query",
     )
-    items: str | None = Field(None, description="item table inside the folder `path`, or a path of its own")
-    items_format: Literal["csv", "tsv", "parquet", "jsonl", "atomic"] | None = Field(
+    items: str | None = Field(
+        None,
+        description="item table inside the folder `path`, or a path of its own; `log`: the log holds it, and "
+        "`item_columns` are columns of the log",
+    )
+    items_format: TableFormat | Layout | None = Field(
         None, description="format of the item table; default: that of the log"
     )
     columns: Columns = Columns()
     item_columns: ItemColumns = ItemColumns()
+    storage: dict[str, str] = Field(
+        {},
+        description="options of the object store that `path` is in, such as `aws_endpoint_url`; secrets stay "
+        "in the environment (`AWS_SECRET_ACCESS_KEY`)",
+    )
     time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="unit of times that are numbers")
     time_format: str | None = Field(
         None, description="strftime format of times that are text; default ISO 8601"
@@ -79,6 +107,13 @@ class DataConfig(Config):
 class CleanConfig(Config):
     """What to drop before splitting, in this order; every step reports what it removed."""
 
+    max_per_minute: int | None = Field(
+        None, ge=1, description="drop users (bots) with more events within some 60 seconds"
+    )
+    max_per_day: int | None = Field(
+        None, ge=1, description="drop users with more events within some 24 hours"
+    )
+    max_events: int | None = Field(None, ge=1, description="drop users with more events in all")
     min_rating: float | None = Field(None, strict=False, description="keep events rated at least this")
     start: Moment | None = Field(None, description="keep events from this ISO date on (UTC)")
     end: Moment | None = Field(None, description="keep events before this ISO date (UTC)")
@@ -91,6 +126,18 @@ class CleanConfig(Config):
     min_sequence_length: int = Field(1, ge=1, description="k-core: events a sequence needs")
     min_item_count: int = Field(1, ge=1, description="k-core: events an item needs")
     max_sequence_length: int | None = Field(None, ge=2, description="keep the last so many events of each")
+
+
+class ExpectConfig(Config):
+    """Counts that the prepared data set must have, such as a paper states; others are refused.
+
+    Nothing is written where one differs.
+    """
+
+    events_read: int | None = Field(None, description="events of the log")
+    sequences: int | None = Field(None, description="sequences after cleaning")
+    items: int | None = Field(None, description="items after cleaning")
+    events: int | None = Field(None, description="events after cleaning")
 
 
 TargetTypes = Annotated[
@@ -125,4 +172,28 @@ class UserHoldout(Config):
     targets: TargetTypes = None
 
 
-SplitConfig = Annotated[LeaveOneOut | GlobalTime | UserHoldout, Field(discriminator="kind")]
+class ItemCold(Config):
+    """Some items leave training entirely; the test target is the last of them in a sequence.
+
+    What comes after it is left out, and so are others of them before it. The event before the test target, or
+    the last of a sequence without such an item, is the validation target.
+    """
+
+    kind: Literal["item_cold"] = "item_cold"
+    items: float = Field(0.1, gt=0, lt=1, description="fraction of items that leave training")
+    seed: int = Field(0, description="seed of the draw")
+    targets: ClassVar[None] = None  # an item is asked for whatever was done with it
+
+
+class LowResource(Config):
+    """Leave-one-out in which only a fraction of the sequences trains; every sequence is tested."""
+
+    kind: Literal["low_resource"] = "low_resource"
+    users: float = Field(0.1, gt=0, le=1, description="fraction of sequences that train")
+    seed: int = Field(0, description="seed of the draw; a smaller fraction is part of a larger one")
+    targets: TargetTypes = None
+
+
+SplitConfig = Annotated[
+    LeaveOneOut | GlobalTime | UserHoldout | ItemCold | LowResource, Field(discriminator="kind")
+]

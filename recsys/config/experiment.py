@@ -13,8 +13,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from recsys.config.base import Config
-from recsys.config.data import CleanConfig, DataConfig, LeaveOneOut, SplitConfig
+from recsys.config.data import CleanConfig, DataConfig, ExpectConfig, LeaveOneOut, SplitConfig
 from recsys.config.models import BERT4RecConfig, ModelConfig
+from recsys.config.sessions import SessionConfig, WholeSequences
 from recsys.config.training import TrainingConfig
 from recsys.errors import InputError
 from recsys.overrides import DEFAULT_MODEL, apply_overrides, parse_yaml
@@ -55,7 +56,9 @@ class ExperimentConfig(Config):
     name: str = Field(description="names the prepared folder, the run folder and the registered model")
     data: DataConfig
     clean: CleanConfig = CleanConfig()
+    sessions: SessionConfig = WholeSequences()
     split: SplitConfig = LeaveOneOut()
+    expect: ExpectConfig = ExpectConfig()
     prepared: str | None = Field(None, description="prepared folder; default prepared/NAME")
     output: str | None = Field(
         None, description="run folder, which the bundle is in; default runs/NAME/MODEL"
@@ -119,7 +122,7 @@ def build_config(tree: dict[str, Any], where: str) -> ExperimentConfig:
         InputError: a key is unknown, missing, or of the wrong type.
     """
     expanded = dict(tree)
-    for section, tag in (("model", "name"), ("split", "kind")):
+    for section, tag in (("model", "name"), ("split", "kind"), ("sessions", "by")):
         if isinstance(expanded.get(section), str):
             expanded[section] = {tag: expanded[section]}
     if isinstance(expanded.get("model"), dict):

@@ -77,7 +77,7 @@ def title_vector(index: PlaylistIndex, title: str) -> NDArray[np.float32]:
     if index.titles is None or index.titles.null_count == len(index.titles):
         raise InputError(
             "the embedded playlists have no titles, so none can be continued from its title; give --seed, or "
-            "train on data with titles (format: mpd)"
+            "prepare data with the context `name`, and train on that"
         )
     rows = np.flatnonzero(np.asarray(index.titles.is_valid()))
     known = [index.titles[row].as_py() for row in rows.tolist()]

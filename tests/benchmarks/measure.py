@@ -7,18 +7,21 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from recsys.bundle import Bundle
+from recsys.compare import compare
 from recsys.config import ExperimentConfig, ModelConfig, build_config
 from recsys.dataset import PreparedData
 from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evaluate
 from recsys.experiment import train
+from recsys.floors import FLOORS
 from recsys.history import HISTORY_FILE
-from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting
+from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting, scores_cold
 from recsys.models.protocol import Model
 from recsys.recipe import settled
 from recsys.run_state import STATE_FILE
@@ -65,6 +68,8 @@ class Board:
         facts: Row,
         rules: list[Rule],
         more: Callable[[Evaluation], Row] = lambda evaluation: {},
+        *,
+        scores_cold: bool = False,
     ) -> list[Evaluation]:
         """Evaluate a model by each rule and add its row.
 
@@ -73,12 +78,18 @@ class Board:
             facts: the row's fields known already.
             rules: what it is measured by.
             more: evaluation -> further fields of its row.
+            scores_cold: whether it knows items without a training event by something else.
         """
         evaluations = []
         for rule in rules:
             protocol, seen = rule
             evaluation = evaluate(
-                model, self.data, protocol=protocol, exclude_seen=seen == "removed", cutoffs=CUTOFFS
+                model,
+                self.data,
+                protocol=protocol,
+                exclude_seen=seen == "removed",
+                cutoffs=CUTOFFS,
+                scores_cold=scores_cold,
             )
             content = evaluation.to_json()
             row = results.new_row(
@@ -127,9 +138,9 @@ def measure_floor(label: str, config: ModelConfig, board: Board) -> None:
     if not rules:
         return
     started = time.perf_counter()
-    fitted = fit_counting(config, data.training(), times, len(data.vocabulary))
+    fitted = fit_counting(config, data.training(), times, len(data.vocabulary), data.items)
     facts = {"seconds": round(time.perf_counter() - started, 2), "versions": environment().packages}
-    board.measure(fitted, model | facts, rules)
+    board.measure(fitted, model | facts, rules, scores_cold=scores_cold(config))
 
 
 def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Path) -> None:
@@ -146,7 +157,29 @@ def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Pa
     rules = board.missing(model)
     if rules:
         bundle, facts = trained_encoder(config, board, work)
-        board.measure(bundle.model, model | facts, rules)
+        more = partial(above_floor, board=board)
+        board.measure(bundle.model, model | facts, rules, more, scores_cold=scores_cold(config.model))
+
+
+def above_floor(evaluation: Evaluation, board: Board) -> Row:
+    """The paired difference to the best counting model by the same rule; empty where none has a row."""
+    rule = (evaluation.protocol, "removed" if evaluation.exclude_seen else "kept")
+    asked = (OURS, board.name, board.data.digest[:12], *rule)
+    floors = {
+        row["model"]: row["metrics"]["ndcg@10"]["mean"]
+        for row in results.read(board.file)
+        if tuple(row[name] for name in ("library", "data", "digest", "protocol", "seen_items")) == asked
+        and row["model"] in FLOORS
+    }
+    if not floors:
+        return {}
+    data, best = board.data, max(floors, key=lambda label: floors[label])
+    floor = fit_counting(FLOORS[best], data.training(), data.training_times(), len(data.vocabulary))
+    counted = evaluate(
+        floor, data, protocol=evaluation.protocol, exclude_seen=evaluation.exclude_seen, cutoffs=CUTOFFS
+    )
+    found = compare(counted, evaluation).differences
+    return {"above_floor": {"floor": best} | {name: one.to_json(absent=None) for name, one in found.items()}}
 
 
 def encoder_identity(label: str, config: ExperimentConfig) -> Row:

@@ -1,8 +1,8 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
-Tables come from results.jsonl, speed.jsonl, warm_start.jsonl and playlists.jsonl, the configuration reference
-from `recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the
-README holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
+Tables come from the .jsonl files beside this one, the configuration reference from `recsys.config`.
+Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
+holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
 `table DATA PROTOCOL removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules
 never stand in one table. `ablation DATA MODEL`, such as `ablation ml-100k BERT4Rec`, is what
 `tests.benchmarks.ablation` measured.
@@ -23,8 +23,16 @@ from pydantic.fields import FieldInfo
 
 from recsys.config import ExperimentConfig, sections_of
 from tests.benchmarks import playlist_tables
+from tests.benchmarks.ablation import AS_CONFIGURED
+from tests.benchmarks.export_speed import RESULTS as EXPORT
+from tests.benchmarks.export_speed import table as export_table
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.results import OURS, RESULTS, Row, read
+from tests.benchmarks.serving_results import RESULTS as SERVING
+from tests.benchmarks.serving_results import table as serving_table
+from tests.benchmarks.text import RESULTS as TEXTS
+from tests.benchmarks.text import cost_table
+from tests.benchmarks.text import table as text_table
 from tests.benchmarks.warm_start import RESULTS as WARM
 from tests.benchmarks.warm_start import table as warm_table
 
@@ -35,6 +43,9 @@ SPEED = Path(__file__).with_name("speed.jsonl")
 
 def quality(rows: list[Row], data: str, protocol: str = "full", seen_items: str = "removed") -> str:
     """One line a model, the mean over its seeds, the best last; the newest settings of each model count.
+
+    An encoder's line says by how much it beats the best counting model, in bold where the paired interval
+    does not show that it does.
 
     Args:
         rows: of the results file, oldest first.
@@ -52,12 +63,14 @@ def quality(rows: list[Row], data: str, protocol: str = "full", seen_items: str 
             same.append(row)
     if not newest:
         raise SystemExit(f"results.jsonl has no row of {data}, {protocol}, seen items {seen_items}")
-    head = "| model | HR@10 | NDCG@10 | 95% of NDCG@10 | protocol | seen items | seeds | training |"
-    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    head = (
+        "| model | HR@10 | NDCG@10 | 95% of NDCG@10 | above the best floor | protocol | seen items | seeds |"
+    )
+    lines = [f"{head} training |", "|---|---|---|---|---|---|---|---|---|"]
     for title, same in sorted(newest.items(), key=lambda entry: _mean(entry[1], "ndcg@10")):
         seeds = str(len(same)) if same[0].get("best_epoch") else "none"
         cells = [title, _spread(same, "hr@10"), _spread(same, "ndcg@10"), _interval(same, "ndcg@10")]
-        cells += [protocol, seen_items, seeds, f"{mean(row['seconds'] for row in same):.0f} s"]
+        cells += [_above(same), protocol, seen_items, seeds, f"{mean(row['seconds'] for row in same):.0f} s"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -92,6 +105,15 @@ def _interval(rows: list[Row], metric: str) -> str:
     return f"{mean(value['low'] for value in found):.4f} to {mean(value['high'] for value in found):.4f}"
 
 
+def _above(rows: list[Row]) -> str:
+    """The paired interval of NDCG@10 minus the best floor's, its ends averaged over the seeds."""
+    found = [row["above_floor"]["ndcg@10"] for row in rows if "above_floor" in row]
+    if not found:
+        return ""
+    low, high = (mean(each[end] for each in found) for end in ("low", "high"))
+    return f"{low:+.4f} to {high:+.4f}" if low > 0 else f"**not shown: {low:+.4f} to {high:+.4f}**"
+
+
 def ablation(rows: list[Row], data: str, model: str, seen_items: str = "removed") -> str:
     """The newest recipe, and one line a change of it, what costs most first; bold where it is no chance.
 
@@ -107,13 +129,13 @@ def ablation(rows: list[Row], data: str, model: str, seen_items: str = "removed"
     if not variants:
         raise SystemExit(f"results.jsonl has no ablation of {model} on {data}, seen items {seen_items}")
     newest, digest = variants[-1]["ablation"]["recipe"], variants[-1]["digest"]
-    recipe = [row for row in rows if (row["model"], *_version(row)) == (model, newest, digest)]
     changed: dict[str, list[Row]] = {}
     for row in variants:
         if (row["ablation"]["recipe"], row["digest"]) == (newest, digest):
             changed.setdefault(row["ablation"]["variant"], []).append(row)
+    recipe = changed.pop(AS_CONFIGURED, [])
     lines = ["| recipe | HR@10 | NDCG@10 | difference in NDCG@10 | its 95% interval | seeds | training |"]
-    lines += ["|---|---|---|---|---|---|---|", _ablated(f"{model} as configured", recipe, "", "")]
+    lines += ["|---|---|---|---|---|---|---|", _ablated(f"{model} {AS_CONFIGURED}", recipe, "", "")]
     for name, same in sorted(changed.items(), key=lambda entry: _difference(entry[1])["mean"]):
         found = _difference(same)
         sure = found["low"] > 0 or found["high"] < 0
@@ -197,11 +219,15 @@ def _shown(field: FieldInfo) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
+    "serving": lambda: serving_table([json.loads(line) for line in SERVING.read_text().splitlines()]),
     "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
     **{f"probes {data}": partial(playlist_tables.probes, data) for data in PLAYLISTS},
     **{f"continuations {data}": partial(playlist_tables.continuations, data) for data in PLAYLISTS},
     **{f"diverse {data}": partial(playlist_tables.diverse, data) for data in PLAYLISTS},
     "playlists scale": playlist_tables.scale,
+    "texts": lambda: text_table([json.loads(line) for line in TEXTS.read_text().splitlines()]),
+    "cost of texts": lambda: cost_table([json.loads(line) for line in TEXTS.read_text().splitlines()]),
+    "export": lambda: export_table([json.loads(line) for line in EXPORT.read_text().splitlines()]),
     "warm start": lambda: warm_table([json.loads(line) for line in WARM.read_text().splitlines()]),
 }
 TABLES: dict[re.Pattern[str], Callable[..., str]] = {

@@ -1,0 +1,243 @@
+"""Appending night after night against one preparation of the whole log, and every index where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from data_prep.append import append
+from data_prep.prepare import PrepareReport, check_input, prepare
+from recsys.config import ExperimentConfig, build_config
+from recsys.dataset import PreparedData
+from recsys.errors import InputError
+
+HEAD = "user,item,at,kind,device,file\n"
+Row = tuple[str, str, int, str, str]
+ROWS = st.lists(
+    st.tuples(
+        *(st.sampled_from(["u1", "u2", "u3", "u4", ""]), st.sampled_from("abcdef"), st.integers(0, 400)),
+        *(st.sampled_from(["view", "buy"]), st.sampled_from(["tv", "phone"])),
+    ),
+    max_size=12,
+)
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"clean": {"min_sequence_length": 2, "min_item_count": 2}},
+    {"clean": {"repeats": "first", "max_sequence_length": 3}, "split": "user_holdout"},
+    {"clean": {"max_per_minute": 5, "max_events": 9, "repeats": "consecutive"}, "sessions": "gap"},
+    {"split": {"kind": "global_time", "valid_from": 0.5, "test_from": 0.8}},
+    {"split": {"kind": "leave_one_out", "targets": ["buy"]}},
+]
+
+
+def text(rows: list[Row], file: int = 0) -> str:
+    return HEAD + "".join(f"{','.join(map(str, row))},{file}\n" for row in rows)
+
+
+def config(folder: Path, out: str = "out", **sections: object) -> ExperimentConfig:
+    columns = {"sequence": "user", "item": "item", "time": "at", "event": "kind", "context": ["device"]}
+    data = {"path": str(folder / "log"), "events": "*.csv", "columns": columns}
+    tree = {"name": "shop", "prepared": str(folder / out), "data": data}
+    return build_config({**tree, **sections}, where="test")
+
+
+def log(folder: Path, **files: str) -> Path:
+    (folder / "log").mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / "log" / f"{name}.csv").write_text(content)
+    return folder
+
+
+def meaning(path: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """What a prepared data set says, by original ids; what has no event says nothing."""
+    data = PreparedData.load(path)
+    table = pl.read_parquet(path / "sequences.parquet")
+    sequences = {
+        row["id"]: row | {"items": data.vocabulary.decode(row["items"])}
+        for row in table.to_dicts()
+        if row["items"]
+    }
+    there = {item for row in sequences.values() for item in row["items"]}
+    return sequences, {row["id"]: row["count"] for row in data.items.to_pylist() if row["id"] in there}
+
+
+def outcome(report: PrepareReport | str) -> object:
+    """What it means, and what the steps removed; or that it was refused."""
+    if isinstance(report, str):
+        return report
+    cut = report.manifest["split"]
+    events = {key: value for key, value in report.manifest["counts"].items() if key.endswith("events")}
+    return meaning(report.path), report.removals, cut, events
+
+
+def attempt(job: Any, experiment: ExperimentConfig) -> PrepareReport | str:  # noqa: ANN401 -- prepare or append
+    try:
+        done: PrepareReport = job(experiment)
+    except InputError:
+        return "refused"
+    return done
+
+
+def order(path: Path) -> tuple[list[Any], list[Any]]:
+    data = PreparedData.load(path)
+    return data.vocabulary.ids.to_pylist(), data.ids.to_pylist()
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(
+    nights=st.permutations(range(3)),
+    days=st.lists(ROWS, min_size=3, max_size=3),
+    tree=st.sampled_from(SETTINGS),
+)
+def test_appending_in_any_order_is_preparing_the_whole_log(
+    nights: list[int], days: list[list[Row]], tree: dict[str, Any]
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = log(Path(place))
+        before: tuple[list[Any], list[Any]] = ([], [])
+        for number, night in enumerate(nights):
+            log(
+                folder, **{f"day-{night}": text(days[night], night)}
+            )  # a late file is sorted before earlier ones
+            grown = attempt(append, config(folder, **tree))
+            whole = attempt(prepare, config(folder, f"whole-{number}", **tree))
+            assert outcome(grown) == outcome(whole)
+            if isinstance(grown, PrepareReport):
+                items, sequences = order(grown.path)
+                assert (items[: len(before[0])], sequences[: len(before[1])]) == before
+                before = items, sequences
+                assert append(config(folder, **tree)).reused
+
+
+FIRST = text([("u2", "a", 10, "view", "tv"), ("u2", "b", 20, "view", "tv"), ("u1", "b", 30, "buy", "tv")])
+SECOND = text([("u0", "c", 5, "view", "tv"), ("u2", "c", 15, "view", "tv"), ("u1", "a", 40, "view", "tv")])
+
+
+def test_late_events_land_where_they_belong_and_indices_stay(tmp_path: Path) -> None:
+    append(config(log(tmp_path, one=FIRST)))
+    assert order(tmp_path / "out") == (["a", "b"], ["u1", "u2"])
+    report = append(config(log(tmp_path, two=SECOND)))
+    assert order(report.path) == (["a", "b", "c"], ["u1", "u2", "u0"])
+    sequences, _ = meaning(report.path)
+    assert {name: row["items"] for name, row in sequences.items()} == {
+        "u0": ["c"], "u1": ["b", "a"], "u2": ["a", "c", "b"]
+    }  # fmt: skip
+    assert "appended 1 log files with 3 events; 1 were known" in "\n".join(report.lines())
+    assert report.manifest["grown_from"] and report.manifest["counts"]["events_read"] == 6
+
+
+def test_the_same_file_twice_changes_nothing(tmp_path: Path) -> None:
+    append(config(log(tmp_path, one=FIRST, two=SECOND)))
+    files = bytes_of(tmp_path / "out")
+    report = append(config(log(tmp_path, a_copy=FIRST)))
+    assert report.reused and "no new log file; 2 are known" in "\n".join(report.lines())
+    (tmp_path / "log/one.csv").unlink()  # moved to an archive
+    assert append(config(tmp_path)).reused
+    assert bytes_of(tmp_path / "out") == files
+    assert check_input(config(tmp_path)) == []
+    log(tmp_path, three=HEAD)  # a day without an event
+    assert append(config(tmp_path)).manifest["counts"]["events"] == 6
+    assert append(config(tmp_path)).reused
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("three", "\0\0\0", r"three\.csv"),
+        ("three", "user;item\n1;2\n", r"three\.csv has no column `user`"),
+        ("three", HEAD + "u1,a,soon,view,tv\n", r"three\.csv row 1.*`soon`"),
+        ("one", SECOND, r"one\.csv has other content than when it was appended to .*out; give new events a"),
+    ],
+)
+def test_a_bad_new_file_loses_nothing(tmp_path: Path, name: str, content: str, message: str) -> None:
+    append(config(log(tmp_path, one=FIRST)))
+    files = bytes_of(tmp_path / "out")
+    log(tmp_path, **{"two": SECOND, name: content})
+    with pytest.raises(InputError, match=message):
+        append(config(tmp_path))
+    assert bytes_of(tmp_path / "out") == files
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log", "out"]
+    log(tmp_path, one=FIRST)
+    (tmp_path / "log/three.csv").unlink(missing_ok=True)
+    assert append(config(tmp_path)).manifest["counts"]["events_read"] == 6
+
+
+def test_ids_keep_their_type(tmp_path: Path) -> None:
+    digits = text([("1", "7", 1, "view", "tv"), ("1", "8", 2, "view", "tv")])
+    append(config(log(tmp_path, one=digits)))
+    log(tmp_path, two=text([("2", "x7", 1, "view", "tv")]))
+    with pytest.raises(InputError, match=r"two\.csv has item ids that are no whole numbers, such as `x7`"):
+        append(config(tmp_path))
+    mixed = config(log(tmp_path), "mixed")
+    append(mixed)
+    assert order(mixed.prepared_path)[0] == ["7", "x7", "8"]
+    log(tmp_path, three=text([("2", "9", 5, "view", "tv")]))  # digits beside text are text
+    assert set(order(append(mixed).path)[0]) == {"7", "8", "9", "x7"}
+
+
+def test_what_cannot_be_appended_to_is_refused(tmp_path: Path) -> None:
+    log(tmp_path, one=FIRST)
+    prepare(config(tmp_path))
+    with pytest.raises(InputError, match="out was prepared without --append and keeps no events to add to"):
+        append(config(tmp_path))
+    append(config(tmp_path, "kept"))
+    with pytest.raises(InputError, match=r"other settings .clean\.min_item_count was 1, is 2"):
+        append(config(tmp_path, "kept", clean={"min_item_count": 2}))
+    log(tmp_path, two=SECOND)
+    with pytest.raises(InputError, match=r"two\.csv was not appended to .*kept yet: run `recsys prepare`"):
+        check_input(config(tmp_path, "kept"))
+    with pytest.raises(
+        InputError, match=r"kept already holds another data set, `shop`, made from other .* with --append, "
+    ):
+        prepare(config(tmp_path, "kept"))
+    sources = (({"items": "log"}, "no item columns of a log"), ({"format": "sql"}, "adds log files"))
+    for source, words in sources:
+        tree = config(tmp_path).model_dump(mode="json")
+        tree["data"] |= source
+        with pytest.raises(InputError, match=words):
+            append(build_config(tree, where="test"))
+    (tmp_path / "log/two.csv").unlink()
+    sound = (tmp_path / "kept/items.parquet").read_bytes()
+    (tmp_path / "kept/items.parquet").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="kept keeps log files that were appended, and is damaged; restore"):
+        prepare(config(tmp_path, "kept"))
+    log(tmp_path, two=SECOND)
+    with pytest.raises(
+        InputError, match="kept is not what its manifest states, so that its indices are lost"
+    ):
+        append(config(tmp_path, "kept"))
+    (tmp_path / "kept/items.parquet").write_bytes(sound)
+    next((tmp_path / "kept/log").iterdir()).write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"cannot be read .*: delete .*kept and prepare the whole log"):
+        append(config(tmp_path, "kept"))
+    shutil.rmtree(tmp_path / "kept")
+    assert append(config(tmp_path, "kept")).manifest["counts"]["events"] == 6
+
+
+def test_what_is_gone_keeps_its_index(tmp_path: Path) -> None:
+    """A late file makes a bot of a user: her row is empty then, and what she alone had counts 0."""
+    bots = [[("u9", "z", second, "view", "tv") for second in seconds] for seconds in ((0, 1, 2), (3, 4))]
+    other: list[Row] = [("u1", "a", 1, "view", "tv"), ("u1", "b", 2, "view", "tv")]
+    limits: dict[str, Any] = {"clean": {"max_events": 4}}
+    append(config(log(tmp_path, one=text([*bots[0], *other])), **limits))
+    items, sequences = order(tmp_path / "out")
+    report = append(config(log(tmp_path, two=text(bots[1])), **limits))
+    assert order(report.path) == (items, sequences)
+    data = PreparedData.load(report.path)
+    assert data.sequences.lengths.tolist() == [2, 0]
+    assert {row["id"]: row["count"] for row in data.items.to_pylist()}["z"] == 0
+    assert data.targets("test").rows.tolist() == [0]
