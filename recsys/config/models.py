@@ -46,7 +46,7 @@ class TransformerConfig(SentenceConfig):
         0.0,
         ge=0,
         lt=1,
-        description="text: share of tokens that a step leaves out, so that rare ones are not learned by heart",
+        description="text: share of tokens that a step leaves out, so that none is learned by heart",
     )
     backbone: str | None = Field(
         None,
