@@ -69,7 +69,12 @@ def ask_for(
             body = await reader.readexactly(length)
             times.append(time.perf_counter() - start)
             good = head.startswith(b"HTTP/1.1 200") and (check is None or check(json.loads(body)))
-            failed += not good
+            if not good:
+                failed += 1
+                print(
+                    f"failed after {times[-1]:.1f} s: {head.split(b'\r')[0].decode()} {body[:300]!r}",
+                    flush=True,
+                )
             turn += clients
             if pause:
                 await asyncio.sleep(pause)
