@@ -71,10 +71,8 @@ def ask_for(
             good = head.startswith(b"HTTP/1.1 200") and (check is None or check(json.loads(body)))
             if not good:
                 failed += 1
-                print(
-                    f"failed after {times[-1]:.1f} s: {head.split(b'\r')[0].decode()} {body[:300]!r}",
-                    flush=True,
-                )
+                status = head.partition(b"\r")[0].decode()
+                print(f"failed after {times[-1]:.1f} s: {status} {body[:300]!r}", flush=True)
             turn += clients
             if pause:
                 await asyncio.sleep(pause)
