@@ -1,8 +1,8 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
 Tables come from results.jsonl, speed.jsonl, export.jsonl and warm_start.jsonl, the configuration reference
-from `recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
-holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
+from `recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the
+README holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
 `table DATA PROTOCOL removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules
 never stand in one table. `ablation DATA MODEL`, such as `ablation ml-100k BERT4Rec`, is what
 `tests.benchmarks.ablation` measured.
