@@ -67,6 +67,7 @@ class _Asked:
         place: among all.
         question: as it was asked.
         known: items of its history that the catalogue has.
+        unknown: ids of its history that it does not have.
         read: these, and those that are described, as V+1..
         texts: what the latter are like, a row each; None without any.
         allowed: (V,) items that may come; None for all.
@@ -75,6 +76,7 @@ class _Asked:
     place: int
     question: Question
     known: NDArray[np.int32]
+    unknown: list[ItemId]
     read: NDArray[np.int32]
     texts: pa.Table | None
     allowed: NDArray[np.bool_] | None
@@ -229,7 +231,8 @@ def _asked(
     rows = described(recommender.bundle, texts) if texts else None
     read = indices[indices > 0]
     known = read[read <= len(recommender.vocabulary)]
-    return _Asked(place, question, known, read, rows, masks[id(filters)])
+    unknown = [cast(ItemId, history[row]) for row in np.flatnonzero(indices == 0).tolist()]
+    return _Asked(place, question, known, unknown, read, rows, masks[id(filters)])
 
 
 def _queries(recommender: Recommender, filled: list[_Asked]) -> Queries:
@@ -266,7 +269,6 @@ def _answer_alike(
 
 def _told(recommender: Recommender, asked: _Asked, row: Row) -> Recommendations:
     filters, vocabulary = asked.question.filters, recommender.vocabulary
-    ids = (each for each in asked.question.history if not isinstance(each, ItemText))
-    named = dict.fromkeys([*ids, *(filters.allow or ()), *filters.deny])
-    unknown = [each for each in named if not vocabulary.index(each)]
+    listed = [each for each in (*(filters.allow or ()), *filters.deny) if not vocabulary.index(each)]
+    unknown = list(dict.fromkeys([*asked.unknown, *listed]))
     return told(recommender, asked.question, row, unknown, None if len(asked.read) else RECENT_POPULARITY)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -97,7 +97,9 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         own = headers.get(REQUEST_ID_HEADER.lower(), "")
-        request = _Request(own if _OWN_ID.fullmatch(own) else uuid.uuid4().hex, perf_counter())
+        request = _Request(
+            own if _OWN_ID.fullmatch(own) else f"{random.getrandbits(128):032x}", perf_counter()
+        )
         state = scope.setdefault("state", {})
 
         async def limited() -> Message:

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.serving_swap BUNDLE_A BUNDLE_B [--minutes 10] [--every 30] [--clients 4]
 
-Both bundles are of one vocabulary. Every answer is compared with what the model that it names answers
-(`Recommender.recommend`, ids and scores). Memory is the server's resident set once both models were served,
-and at the end.
+With `--pause SECONDS` each client waits between its requests. Both bundles are of one vocabulary. Every
+answer is compared with what the model that it names answers (`Recommender.recommend`, ids and scores). Memory
+is the server's own, before each swap and at the end.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--every", type=float, default=30)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--pause", type=float, default=0, help="seconds of each client between two requests")
+    parser.add_argument("--engine", default="eager")
     asked = parser.parse_args()
-    models = [Recommender.load(folder) for folder in asked.bundle]
+    models = [Recommender.load(folder, engine=asked.engine) for folder in asked.bundle]
     histories = [models[0].vocabulary.decode(row) for row in popular_histories(models[0])[:ASKED]]
     right = set()
     for model in models:
@@ -52,14 +54,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "bundle"
         put(asked.bundle[0], place)
-        with server(str(place), "--watch-seconds", "1") as (address, process):
+        options = ("--watch-seconds", "1", "--engine", asked.engine)
+        with server(str(place), *options) as (address, process):
             memory: list[float] = []
             stop = threading.Event()
             turns = threading.Thread(
                 target=swap, args=(asked.bundle, place, asked.every, process.pid, memory, stop)
             )
             turns.start()
-            times, took, failed = ask_for(asked.minutes * 60, asked.clients, address, bodies, check)
+            times, took, failed = ask_for(
+                asked.minutes * 60, asked.clients, address, bodies, check, asked.pause
+            )
             stop.set()
             turns.join()
             memory.append(resident(process.pid))
