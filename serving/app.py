@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated
@@ -17,16 +17,18 @@ from starlette.concurrency import run_in_threadpool
 from recsys.answers import Recommendations
 from recsys.errors import InputError
 from recsys.recommender import Recommender
+from recsys.vocabulary import ItemId
 from serving import schemas
 from serving.card import ModelCard, model_card
 from serving.middleware import REQUEST_ID_HEADER, VERSION_HEADER, Guard
 from serving.page import add_page
 from serving.problems import RESPONSES, handle_problems
-from serving.service import Service, Settings, Similar
+from serving.service import Reply, Service, Settings, Similar
 from serving.watched import Watched
 
 _ANSWER = TypeAdapter(Recommendations)
 _ANSWERS = TypeAdapter(list[Recommendations])
+_IDS = TypeAdapter(Sequence[ItemId])
 
 
 def create_app(model: Recommender | Watched[Recommender], settings: Settings | None = None) -> FastAPI:
@@ -77,54 +79,58 @@ def create_app(model: Recommender | Watched[Recommender], settings: Settings | N
         )
     handle_problems(app)
     _add_recommendations(app, service)
+    _add_looks(app, service)
     _add_operations(app, service)
     add_page(app)
     return app
 
 
 def _add_recommendations(app: FastAPI, service: Service) -> None:
-    def told(request: Request, answers: list[Recommendations], body: Callable[[], bytes]) -> Response:
-        # What the schema says is what the dataclasses are: no need to check every answer against it.
-        request.state.model_version = answers[0].model_version
-        return Response(body(), media_type="application/json")
-
     @app.post("/v1/recommend", response_model=schemas.RecommendResponse)
     async def recommend(asked: schemas.RecommendRequest, request: Request) -> Response:
         """What comes next after a history of original ids, or after the stored history of a user."""
         _one_of("history", asked.history, "user", asked.user)
         if asked.user is not None:
-            answers = await service.ask(service.histories_of([asked.user]), asked)
+            reply = await service.ask(service.histories_of([asked.user]), asked)
         else:
-            answers = await service.ask([schemas.items_of(asked.history or [])], asked)
-        return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
+            reply = await service.ask([schemas.items_of(asked.history or [])], asked)
+        return _single(request, reply)
 
     @app.post("/v1/recommend/batch", response_model=schemas.BatchResponse)
     async def recommend_batch(asked: schemas.BatchRequest, request: Request) -> Response:
         """The same for up to 256 histories, all answered by one model."""
         _one_of("histories", asked.histories, "users", asked.users)
         histories = service.histories_of(asked.users) if asked.users is not None else asked.histories
-        answers = await service.ask(histories or [], asked)
-        version = answers[0].model_version.encode()
-        return told(
-            request,
-            answers,
-            lambda: b'{"answers":%s,"model_version":"%s"}' % (_ANSWERS.dump_json(answers), version),
-        )
+        reply = await service.ask(histories or [], asked)
+        version = reply.answers[0].model_version
+        body = b'{"answers":%s,"unknown":%s,"model_version":"%s"}'
+        parts = _ANSWERS.dump_json(reply.answers), _IDS.dump_json(reply.unknown), version.encode()
+        return _told(request, version, body % parts)
 
     @app.post("/v1/similar", response_model=schemas.RecommendResponse)
     async def similar(asked: schemas.SimilarRequest, request: Request) -> Response:
         """Items like one item."""
-        answers = await service.ask([Similar(asked.item)], asked)
-        return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
+        return _single(request, await service.ask([Similar(asked.item)], asked))
 
+
+def _single(request: Request, reply: Reply) -> Response:
+    answer = reply.single
+    return _told(request, answer.model_version, _ANSWER.dump_json(answer))
+
+
+def _told(request: Request, version: str, body: bytes) -> Response:
+    # What the schema says is what the dataclasses are: no need to check every answer against it.
+    request.state.model_version = version
+    return Response(body, media_type="application/json")
+
+
+def _add_looks(app: FastAPI, service: Service) -> None:
     @app.post("/v1/score")
     async def score(asked: schemas.ScoreRequest, request: Request) -> schemas.ScoreResponse:
         """What the model makes of single items after a history, also of items that it never met."""
-        recommender = service.model.value
-        sent = schemas.items_of(asked.history), schemas.items_of(asked.items)
-        found = await run_in_threadpool(recommender.score, *sent)
-        request.state.model_version = recommender.model_version
-        return schemas.ScoreResponse(scores=found, model_version=recommender.model_version)
+        answer = await service.score(asked)
+        request.state.model_version = answer.model_version
+        return answer
 
     @app.get("/v1/items")
     async def items(
@@ -161,7 +167,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         """The model answers: one recommendation is made to see it."""
         anything = schemas.Filtered(k=1, exclude_seen=False)
         first = service.model.value.vocabulary.decode([1])
-        (answer,) = await service.ask([first], anything)
+        answer = (await service.ask([first], anything)).single
         request.state.model_version = answer.model_version
         return schemas.Readiness(
             status="ready", model_version=answer.model_version, problems=service.problems
