@@ -107,7 +107,7 @@ class Service:
             InputError: one cannot be read.
         """
         self.model = model
-        self.availability = _watched("availability", settings.availability, Availability.read)
+        self.availability = _watched("availability", settings.availability, self._read_availability)
         self.histories = _watched("histories", settings.histories, Histories.read)
         self.keys = _watched("keys", settings.keys, ApiKeys.read)
         tables = (self.availability, self.histories, self.keys)
@@ -126,6 +126,11 @@ class Service:
         self._scoring = Batcher[schemas.ScoreRequest, schemas.ScoreResponse](
             self._score, window=0, most=1, waiting=min(WAITING_SCORES, settings.waiting)
         )
+
+    def _read_availability(self, path: Path) -> Availability:
+        table = Availability.read(path)
+        table.mask(self.model.value.vocabulary, None)  # looks its items up before a request has to
+        return table
 
     def start(self) -> None:
         """Begin to watch."""

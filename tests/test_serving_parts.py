@@ -20,14 +20,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from recsys.cli_options import engine_named
 from recsys.errors import InputError
 from recsys.recommender import Recommender
-from recsys.vocabulary import vocabulary_of
+from recsys.vocabulary import Vocabulary, vocabulary_of
 from serving.app import create_app
 from serving.batching import Batcher, Overloaded
 from serving.model import load_checked
 from serving.security import ApiKeys, new_key
 from serving.service import Settings
 from serving.tables import Availability, Histories
-from serving.watched import Watched, stamp
+from serving.watched import Watched, Watcher, stamp
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
 
@@ -139,6 +139,38 @@ def test_availability_by_region_and_time(tmp_path: Path) -> None:
     assert [bool(text.mask(VOCABULARY, None, now)[0]) for now in (before, after)] == [True, False]
 
 
+def test_ids_of_a_csv_are_text_and_unknown_items_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "stock.csv"
+    file.write_text("item,available,region\n0070,false,01\n0071,true,01\n71,true,1\n")
+    table = Availability.read(file)
+    vocabulary = vocabulary_of(["0070", "0071", "0072"])
+    assert table.mask(vocabulary, None).tolist() == [False, True, True]
+    assert table.mask(vocabulary, "01").tolist() == [False, True, True]
+    assert table.mask(vocabulary, "1").tolist() == [False, False, True]
+    assert [each.getMessage() for each in caplog.records] == [
+        f"1 of 3 rows of {file} are of items unknown to the model"
+    ], "once for each vocabulary"
+    integers = vocabulary_of([70, 71, 72])
+    assert table.mask(integers, None).tolist() == [True, True, True], "0070 spells no integer"
+    assert integers.encode_texts(table.items).tolist() == integers.encode(table.items.to_pylist()).tolist()
+
+
+def test_the_items_of_a_table_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = [f"2030-01-0{day}" for day in (1, 2)]
+    pq.write_table(pa.table({"item": ["a", "b"], "expires": days}), tmp_path / "t.parquet")
+    table = Availability.read(tmp_path / "t.parquet")
+    lookups: list[int] = []
+    real = Vocabulary.encode_texts
+    monkeypatch.setattr(Vocabulary, "encode_texts", lambda *asked: lookups.append(1) or real(*asked))
+    first = 1893456000.0  # when the first can be had no longer
+    for now, there in ((first - 1, [True, True]), (first, [False, True]), (first + 86400, [False, False])):
+        for region in (None, "x"):
+            assert table.mask(VOCABULARY, region, now).tolist() == [*there, True, True]
+    assert lookups == [1]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -219,6 +251,32 @@ def test_a_watched_value_stays_until_a_good_one_comes(tmp_path: Path) -> None:
     assert (watched.changes, watched.refusals) == (2, 2)
 
 
+def test_a_slow_look_delays_no_other_value() -> None:
+    go, late, changed = threading.Event(), threading.Event(), threading.Event()
+    looks = 0
+
+    def slow() -> tuple[int]:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            late.set()
+            assert go.wait(60)
+        return (0,)
+
+    def load() -> int:
+        if late.is_set():
+            changed.set()
+        return 0
+
+    watcher = Watcher([Watched("model", slow, int), Watched("keys", lambda: (late.is_set(),), load)], 0.01)
+    watcher.start()
+    try:
+        assert changed.wait(20), "the keys wait for the model"
+    finally:
+        watcher.stop()
+        go.set()
+
+
 @pytest.fixture(scope="module")
 def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     folder = tmp_path_factory.mktemp("parts")
@@ -234,6 +292,41 @@ def test_cors_opens_for_the_origins_named(recommender: Recommender) -> None:
     assert mine.headers["access-control-allow-origin"] == "https://shop.example"
     assert "access-control-allow-origin" not in other.headers
     assert mine.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
+def test_cors_refusals_are_problems_and_refusals_of_the_gate_are_readable(
+    recommender: Recommender, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(new_key("shop")[1])
+    app = create_app(recommender, Settings(origins=("https://shop.example",), keys=tmp_path / "keys"))
+    asked = {"access-control-request-method": "POST"}
+    with TestClient(app) as client:
+        mine, other = (
+            client.options("/v1/recommend", headers={"origin": f"https://{name}.example", **asked})
+            for name in ("shop", "evil")
+        )
+        refused = client.post("/v1/recommend", json={}, headers={"origin": "https://shop.example"})
+    assert mine.status_code == 200, "a browser sends no key with that question"
+    assert (other.status_code, other.headers["content-type"]) == (400, "application/problem+json")
+    assert "a page of 'https://evil.example' may not ask so" in other.json()["detail"]
+    for each in (mine, other):
+        assert each.headers["x-request-id"] and each.headers["x-content-type-options"] == "nosniff"
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://shop.example"
+
+
+def test_strangers_learn_what_is_refused_and_not_where(recommender: Recommender, tmp_path: Path) -> None:
+    key, line = new_key("shop")
+    (tmp_path / "keys").write_text(line)
+    model = Watched("model", tuple, lambda: recommender)
+    model.problem = "/srv/secret is damaged"
+    with TestClient(create_app(model, Settings(keys=tmp_path / "keys"))) as client:
+        stranger = client.get("/readyz")
+        known = client.get("/readyz", headers={"authorization": f"Bearer {key}"})
+    assert stranger.json()["problems"] == {"model": "ask with a key, or see the log"}
+    assert known.json()["problems"] == {"model": "/srv/secret is damaged"}
+    with TestClient(create_app(model)) as client:
+        assert client.get("/readyz").json()["problems"] == {"model": "/srv/secret is damaged"}
 
 
 def test_requests_are_spans_of_the_caller_s_trace(
