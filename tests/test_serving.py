@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
-import threading
-from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx
@@ -15,19 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI
 
-from recsys.answers import Question
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.index import build_index
 from recsys.recommender import Recommender
-from serving import schemas
 from serving.app import create_app
-from serving.batching import Overloaded
 from serving.export import Wanted, export
 from serving.middleware import LARGEST_BODY
 from serving.server import serve
-from serving.service import WAITING_SCORES, Asked, Service, Settings
-from serving.watched import Watched
 from tests.worlds import encoder_bundle, prepared, ring
 
 N_ITEMS = 300
@@ -205,71 +196,6 @@ def test_a_batch_names_unknown_ids_of_its_filters_once(app: FastAPI) -> None:
     single = call(app, "POST", "/v1/recommend", {"history": ["nope"], "allow": ["i1", "gone"]}).json()
     assert single["unknown"] == ["nope", "gone"]
     assert call(app, "POST", "/v1/similar", {"item": "i1", "deny": ["gone"]}).json()["unknown"] == ["gone"]
-
-
-def test_scoring_has_a_small_queue_of_its_own(
-    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go, real = threading.Event(), recommender.score
-
-    def slow(*asked: Any) -> list[float | None]:  # noqa: ANN401
-        assert go.wait(60)
-        return real(*asked)
-
-    monkeypatch.setattr(recommender, "score", slow)
-    service = Service(Watched("model", tuple, lambda: recommender), Settings(threads=1))
-    asked = schemas.ScoreRequest(history=["i1"], items=["i2"])
-
-    async def run() -> None:
-        under_way = [asyncio.ensure_future(service.score(asked)) for _ in range(WAITING_SCORES + 1)]
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match=f"{WAITING_SCORES} questions are waiting already"):
-            await service.score(asked)
-        reply = await service.ask([["i1"]], schemas.Filtered())
-        assert len(reply.single.items) == 10, "others need not wait for scores"
-        go.set()
-        answers = await asyncio.gather(*under_way)
-        assert {each.model_version for each in answers} == {recommender.model_version}
-
-    asyncio.run(run())
-    service.stop()
-    assert b'recsys_stage_seconds_count{stage="score"} 33.0' in service.metrics.text()
-
-
-def test_a_question_that_fails_fails_alone(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = recommender.answer
-
-    def spoilt(questions: Sequence[Question], *more: Any) -> list[Any]:  # noqa: ANN401
-        if any("i13" in each.history for each in questions):
-            raise KeyError("i13")
-        if any("i14" in each.history for each in questions):
-            raise InputError("not this one")
-        return real(questions, *more)
-
-    monkeypatch.setattr(recommender, "answer", spoilt)
-    service = Service(Watched("model", tuple, lambda: recommender), Settings())
-    asked = [["i1"], ["i13"], ["i2"], ["i14"], ["i3"], ["i4"]]
-    alone = [schemas.Filtered() for _ in range(5)]
-    batch = [Asked(each, alone[min(place, 4)]) for place, each in enumerate(asked)]
-    answers = [each.answer for each in service._answer(batch)]
-    service.stop()
-    assert isinstance(answers[1], KeyError) and isinstance(answers[3], InputError)
-    expected = [recommender.recommend([item]) for item in ("i1", "i2", "i3", "i4")]
-    assert [answers[place] for place in (0, 2, 4, 5)] == expected
-
-
-def test_a_slow_get_is_our_fault(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = threading.Event()
-    monkeypatch.setattr(recommender, "search_items", lambda *_: go.wait(5) and [])
-    try:
-        slow = call(create_app(recommender, Settings(deadline=0.05)), "GET", "/v1/items")
-        assert not go.is_set()
-    finally:
-        go.set()
-    assert (slow.status_code, slow.json()["detail"]) == (
-        504,
-        "the answer took longer than 0.05 s; ask again, or for less",
-    )
 
 
 def test_both_halves_of_a_surrogate_pair_are_text(app: FastAPI) -> None:

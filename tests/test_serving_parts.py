@@ -294,41 +294,6 @@ def test_cors_opens_for_the_origins_named(recommender: Recommender) -> None:
     assert mine.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
-def test_cors_refusals_are_problems_and_refusals_of_the_gate_are_readable(
-    recommender: Recommender, tmp_path: Path
-) -> None:
-    (tmp_path / "keys").write_text(new_key("shop")[1])
-    app = create_app(recommender, Settings(origins=("https://shop.example",), keys=tmp_path / "keys"))
-    asked = {"access-control-request-method": "POST"}
-    with TestClient(app) as client:
-        mine, other = (
-            client.options("/v1/recommend", headers={"origin": f"https://{name}.example", **asked})
-            for name in ("shop", "evil")
-        )
-        refused = client.post("/v1/recommend", json={}, headers={"origin": "https://shop.example"})
-    assert mine.status_code == 200, "a browser sends no key with that question"
-    assert (other.status_code, other.headers["content-type"]) == (400, "application/problem+json")
-    assert "a page of 'https://evil.example' may not ask so" in other.json()["detail"]
-    for each in (mine, other):
-        assert each.headers["x-request-id"] and each.headers["x-content-type-options"] == "nosniff"
-    assert refused.status_code == 401
-    assert refused.headers["access-control-allow-origin"] == "https://shop.example"
-
-
-def test_strangers_learn_what_is_refused_and_not_where(recommender: Recommender, tmp_path: Path) -> None:
-    key, line = new_key("shop")
-    (tmp_path / "keys").write_text(line)
-    model = Watched("model", tuple, lambda: recommender)
-    model.problem = "/srv/secret is damaged"
-    with TestClient(create_app(model, Settings(keys=tmp_path / "keys"))) as client:
-        stranger = client.get("/readyz")
-        known = client.get("/readyz", headers={"authorization": f"Bearer {key}"})
-    assert stranger.json()["problems"] == {"model": "ask with a key, or see the log"}
-    assert known.json()["problems"] == {"model": "/srv/secret is damaged"}
-    with TestClient(create_app(model)) as client:
-        assert client.get("/readyz").json()["problems"] == {"model": "/srv/secret is damaged"}
-
-
 def test_requests_are_spans_of_the_caller_s_trace(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
