@@ -201,6 +201,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, Recomme
     stock.write_text("item\n")
     pq.write_table(pa.table({"sequence": ["u1", "u2"], "items": [HISTORY, []]}), stored)
     options = ["--api-keys", str(keys), "--availability", str(stock), "--histories", str(stored)]
+    options += ["--deadline-ms", "3000", "--queue", "8"]
     top = [item.id for item in good.recommend(HISTORY, 3).items]
     with serving(
         folder, str(good.bundle.folder), *options, "--deadline-ms", "3000", "--queue", "8"
