@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -161,14 +162,19 @@ def test_the_items_of_a_table_are_looked_up_once(tmp_path: Path, monkeypatch: py
     days = [f"2030-01-0{day}" for day in (1, 2)]
     pq.write_table(pa.table({"item": ["a", "b"], "expires": days}), tmp_path / "t.parquet")
     table = Availability.read(tmp_path / "t.parquet")
-    lookups: list[int] = []
+    lookups: list[pa.Array] = []
     real = Vocabulary.encode_texts
-    monkeypatch.setattr(Vocabulary, "encode_texts", lambda *asked: lookups.append(1) or real(*asked))
+
+    def counted(vocabulary: Vocabulary, ids: pa.Array) -> NDArray[np.int32]:
+        lookups.append(ids)
+        return real(vocabulary, ids)
+
+    monkeypatch.setattr(Vocabulary, "encode_texts", counted)
     first = 1893456000.0  # when the first can be had no longer
     for now, there in ((first - 1, [True, True]), (first, [False, True]), (first + 86400, [False, False])):
         for region in (None, "x"):
             assert table.mask(VOCABULARY, region, now).tolist() == [*there, True, True]
-    assert lookups == [1]
+    assert lookups == [table.items]
 
 
 @pytest.mark.parametrize(
