@@ -88,10 +88,10 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         own = headers.get(REQUEST_ID_HEADER.lower(), "")
         request = _Request(own if _OWN_ID.fullmatch(own) else uuid.uuid4().hex, perf_counter())
-        if not {"content-length", "transfer-encoding"} & headers.keys():
-            request.complete = True  # there is no body to wait for
         state = scope.setdefault("state", {})
         state["guarded"] = request
+        if not {"content-length", "transfer-encoding"} & headers.keys():
+            request.complete = True  # there is no body to wait for
 
         async def limited() -> Message:
             message = await receive()
