@@ -70,7 +70,7 @@ class _Asked:
         question: as it was asked.
         known: items of its history that the catalogue has.
         unknown: ids of its history that the catalogue does not have, each once.
-        read: these, and those that are described, as V+1..
+        read: the known ones, and those that are described, as V+1..
         texts: what the latter are like, a row each; None without any.
         allowed: (V,) items that may come; None for all.
     """
@@ -247,8 +247,8 @@ def _asked(
     rows = described(recommender.bundle, texts) if texts else None
     read = indices[indices > 0]
     known = read[read <= len(recommender.vocabulary)]
-    ids = (history[row] for row in np.flatnonzero(indices == 0).tolist())
-    unknown = list(dict.fromkeys(each for each in ids if not isinstance(each, ItemText)))
+    ids = (cast(ItemId, history[row]) for row in np.flatnonzero(indices == 0).tolist())
+    unknown = list(dict.fromkeys(ids))
     return _Asked(place, question, known, unknown, read, rows, masks[id(filters)])
 
 

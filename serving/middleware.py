@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -87,11 +87,13 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         own = headers.get(REQUEST_ID_HEADER.lower(), "")
-        request = _Request(own if _OWN_ID.fullmatch(own) else uuid.uuid4().hex, perf_counter())
-        state = scope.setdefault("state", {})
-        state["guarded"] = request
+        request = _Request(
+            own if _OWN_ID.fullmatch(own) else f"{random.getrandbits(128):032x}", perf_counter()
+        )
         if not {"content-length", "transfer-encoding"} & headers.keys():
             request.complete = True  # there is no body to wait for
+        state = scope.setdefault("state", {})
+        state["guarded"] = request
 
         async def limited() -> Message:
             message = await receive()

@@ -37,8 +37,9 @@ def _encodable(value: _Sent) -> _Sent:
     return value
 
 
-Id = Annotated[StrictInt | StrictStr, AfterValidator(_encodable)]
-Value = Annotated[StrictInt | StrictFloat | StrictStr | StrictBool, AfterValidator(_encodable)]
+_Text = Annotated[StrictStr, AfterValidator(_encodable)]
+Id = StrictInt | _Text
+Value = StrictInt | StrictFloat | _Text | StrictBool
 Name = Annotated[str, AfterValidator(_encodable)]
 _AnswersField = Field(ge=1, le=MOST_ANSWERS, description="how many answers at most")
 Answers = Annotated[int, _AnswersField]
