@@ -70,7 +70,7 @@ class _Asked:
         question: as it was asked.
         known: items of its history that the catalogue has.
         unknown: ids of its history that the catalogue does not have, each once.
-        read: these, and those that are described, as V+1..
+        read: the known ones, and those that are described, as V+1..
         texts: what the latter are like, a row each; None without any.
         allowed: (V,) items that may come; None for all.
     """

@@ -121,10 +121,10 @@ def test_strangers_learn_what_is_refused_and_not_where(recommender: Recommender,
     (tmp_path / "keys").write_text(line)
     model = Watched("model", tuple, lambda: recommender)
     model.problem = "/srv/secret is damaged"
-    with TestClient(create_app(model, Settings(keys=tmp_path / "keys"))) as client:
+    with TestClient(create_app(model, Settings(keys=tmp_path / "keys", watch=3600))) as client:
         stranger = client.get("/readyz")
         known = client.get("/readyz", headers={"authorization": f"Bearer {key}"})
     assert stranger.json()["problems"] == {"model": "ask with a key, or see the log"}
     assert known.json()["problems"] == {"model": "/srv/secret is damaged"}
-    with TestClient(create_app(model)) as client:
+    with TestClient(create_app(model, Settings(watch=3600))) as client:
         assert client.get("/readyz").json()["problems"] == {"model": "/srv/secret is damaged"}
