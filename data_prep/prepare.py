@@ -90,6 +90,7 @@ class Input:
         former: what keeps its index, where the data set has grown.
         stated: what the manifest says besides.
         write_more: see `write_folder`.
+        stands: the manifest of the version that it has grown from.
     """
 
     log: Log
@@ -98,6 +99,7 @@ class Input:
     former: Former | None = None
     stated: dict[str, Any] = field(default_factory=dict)
     write_more: Callable[[Path], None] = lambda fresh: None
+    stands: dict[str, Any] | None = None
 
 
 def prepare(config: ExperimentConfig) -> PrepareReport:
@@ -204,10 +206,15 @@ def settings_of(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
-    """The report of the same data set, if it is there already and sound."""
+    """The report of the same data set, if it is there already and sound.
+
+    Raises:
+        InputError: the folder holds another data set, or its counts are not the expected ones.
+    """
     manifest = existing_manifest(config.prepared_path, digest, settings_of(config))
     if manifest is None or not is_intact(config.prepared_path, manifest):
         return None
+    check_counts(config.expect, manifest["counts"], config.data.path)
     removals = tuple(Removal(**removal) for removal in manifest["removals"])
     return PrepareReport(config.prepared_path, manifest, removals, tuple(manifest["notices"]), reused=True)
 
@@ -259,7 +266,9 @@ def build(config: ExperimentConfig, source: Input) -> PrepareReport:
         "leakage_check": passed,
         "notices": notices,
     }
-    manifest = write_folder(config.prepared_path, tables, manifest | dict(source.stated), source.write_more)
+    stands = source.stands if LOG in source.stated else stands
+    manifest |= source.stated
+    manifest = write_folder(config.prepared_path, tables, manifest, stands, source.write_more)
     return PrepareReport(config.prepared_path, manifest, tuple(removals), tuple(notices), reused=False)
 
 
@@ -278,12 +287,17 @@ def _collected(frame: Frame) -> pl.DataFrame:
 
 
 def _counts(tables: Tables) -> dict[str, int]:
-    """Sizes of the data set, of the parts of its split, and how many targets each asks for."""
+    """Sizes of the data set, of the parts of its split, and how many targets each asks for.
+
+    Sequences and items that are gone (see `Former.with_gone`) are counted apart, where there are any.
+    """
     lengths = np.diff(tables.offsets)
+    sequences, items = int((lengths > 0).sum()), int((np.bincount(tables.values) > 0).sum())
+    gone = {"gone_sequences": len(lengths) - sequences, "gone_items": tables.items.num_rows - items}
     train_end, valid_start, test_start = (tables.mark(mark) for mark in MARKS)
     return {
-        "sequences": len(lengths),
-        "items": tables.items.num_rows,
+        "sequences": sequences,
+        "items": items,
         "events": int(lengths.sum()),
         "training_events": int(train_end.sum()),
         "history_events": int((valid_start - train_end).sum()),
@@ -291,6 +305,7 @@ def _counts(tables: Tables) -> dict[str, int]:
         "test_events": int((lengths - test_start).sum()),
         "validation_targets": int(((valid_start < test_start) & (valid_start > 0)).sum()),
         "test_targets": int(((test_start < lengths) & (test_start > 0)).sum()),
+        **{name: count for name, count in gone.items() if count},
     }
 
 

@@ -106,6 +106,11 @@ class Vocabulary:
         indices = pc.add(pc.fill_null(found, -1), 1)
         return np.asarray(indices, dtype=np.int32)
 
+    def encode_texts(self, ids: pa.Array) -> NDArray[np.int32]:
+        """Indices (n,) of a whole column of ids as text, each found as `index` finds it."""
+        found = pc.index_in(ids, value_set=self.ids.cast(pa.large_string()))
+        return np.asarray(pc.add(pc.fill_null(found, -1), 1), dtype=np.int32)
+
     def decode(self, indices: ArrayLike) -> list[ItemId]:
         """Original ids of item indices (n,) in 1..V."""
         return list(self.take(indices).to_pylist())

@@ -69,7 +69,10 @@ def ask_for(
             body = await reader.readexactly(length)
             times.append(time.perf_counter() - start)
             good = head.startswith(b"HTTP/1.1 200") and (check is None or check(json.loads(body)))
-            failed += not good
+            if not good:
+                failed += 1
+                status = head.partition(b"\r")[0].decode()
+                print(f"failed after {times[-1]:.1f} s: {status} {body[:300]!r}", flush=True)
             turn += clients
             if pause:
                 await asyncio.sleep(pause)

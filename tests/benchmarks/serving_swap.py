@@ -70,7 +70,8 @@ def main() -> None:
             memory.append(resident(process.pid))
     print(f"{len(times):,} requests in {took:.0f} s by {asked.clients} clients, {len(memory) - 1} swaps")
     print(f"{failed} failed or wrong; answers by version: {versions}")
-    print(f"p50 {np.percentile(times, 50) * 1e3:.1f} ms, p99 {np.percentile(times, 99) * 1e3:.1f} ms")
+    p50, p99 = np.percentile(times, [50, 99]) * 1e3
+    print(f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {max(times):.1f} s")
     print("resident MB before each swap: " + " ".join(f"{each:.0f}" for each in memory))
     if len(memory) > 3:
         print(f"growth from the third swap to the end: {memory[-1] / memory[2] - 1:+.1%}")

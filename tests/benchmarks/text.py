@@ -58,11 +58,20 @@ MINILM: Arms = {
         "model.backbone=BACKBONE",
     ),
 }
-FLOORS: Arms = {"popularity by category": ("model=category_popularity",), "text-kNN": ("model=text_knn",)}
+FLOORS: Arms = {"text-kNN": ("model=text_knn",), "popularity by category": ("model=category_popularity",)}
 EXPERIMENTS = {
     "yelp": Experiment("yelp", (), ID | BOTH | TEXT),
     "yelp-minilm": Experiment("yelp", (), TEXT | MINILM),
     "yelp-cold": Experiment("yelp", ("split={kind: item_cold}",), FLOORS | ID | TEXT | BOTH, ("cold", "all")),
+    "yelp-cold-tokens": Experiment(
+        "yelp",
+        ("split={kind: item_cold}",),
+        {
+            "text-kNN": FLOORS["text-kNN"],
+            "BERT4Rec, text": (*TEXT["BERT4Rec, text"], "model.token_dropout=0.3"),
+        },
+        ("cold", "all"),
+    ),
     "yelp-users-10": Experiment("yelp", ("split={kind: low_resource, users: 0.1}",), ID | TEXT | BOTH),
     "yelp-users-30": Experiment("yelp", ("split={kind: low_resource, users: 0.3}",), ID | TEXT | BOTH),
     "ml-100k": Experiment("ml-100k", (), ID | TEXT | BOTH),
