@@ -31,10 +31,12 @@ def limit_steps(settings: CleanConfig, timed: bool) -> list[NamedStep]:
             continue
         if not timed:
             raise InputError(f"clean.{key} needs times; set data.columns.time, or unset it")
-        steps.append(("rate", f"clean.{key}={most}", partial(drop_fast, most=most, window=window)))
+        rate = partial(drop_fast, most=most, window=window)
+        steps.append(NamedStep("rate", f"clean.{key}={most}", rate))
     if settings.max_events is not None:
         longest = settings.max_events
-        steps.append(("outliers", f"clean.max_events={longest}", lambda events: drop_long(events, longest)))
+        words = f"clean.max_events={longest}"
+        steps.append(NamedStep("outliers", words, lambda events: drop_long(events, longest)))
     return steps
 
 
