@@ -5,7 +5,8 @@
 A log is a CSV file in the order of time: 25 events a user and 250 an item on average, items drawn by a
 Zipf-like law, one row in a hundred written twice, one in ten thousand without an item. It is prepared with
 5-core cleaning and each user's last events held out, in a process of its own whose largest resident memory
-is taken. Prints a line for each size and adds a row to prepare_scale.jsonl, which
+is taken; with --recbole its loader does the same on the same events, in the sizes that --recbole-most allows.
+Prints a line for each size and adds a row to prepare_scale.jsonl, which
 `python -m tests.benchmarks.readme` makes the README's table of.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -61,39 +62,81 @@ def write_log(file: Path, events: int) -> None:
             frame[copies].with_columns(unnamed).write_csv(stream, include_header=not chunk)
 
 
-def measure(log: Path, work: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """Prepare a log in a process of its own: its seconds, its memory and what it made."""
-    config, prepared = work / "scale.yaml", work / "prepared"
-    config.write_text(CONFIG)
-    subprocess.run(["rm", "-rf", str(prepared)], check=True)
-    command = [sys.executable, "-m", "recsys", "prepare", str(config)]
+RECBOLE = """
+import sys, types
+import numpy as np
+np.float_, np.complex_, np.unicode_ = np.float64, np.complex128, np.str_  # RecBole 1.2 asks NumPy 2 for them
+sys.modules["ray"] = ray = types.ModuleType("ray")
+sys.modules["ray.tune"] = ray.tune = types.ModuleType("ray.tune")  # imported and not used by a loader
+folder, sys.argv = sys.argv[1], sys.argv[:1]
+from recbole.config import Config
+from recbole.data import create_dataset
+settings = dict(
+    data_path=folder, use_gpu=False, state="ERROR",
+    load_col={"inter": ["user_id", "item_id", "timestamp"]},
+    user_inter_num_interval="[5,inf)", item_inter_num_interval="[5,inf)",
+    eval_args={"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
+)
+dataset = create_dataset(Config(model="BPR", dataset="scale", config_dict=settings))
+parts = dataset.build()
+print("RecBole:", dataset.user_num - 1, "sequences,", dataset.item_num - 1, "items,", *map(len, parts))
+"""
+"""Loads, cleans (copies of a row stay) and splits.
+
+It asks for a general model's data set: a sequential one would hold a row for each prefix of a sequence.
+"""
+
+
+def run(command: Sequence[str]) -> dict[str, float]:
+    """Seconds and memory of a process.
+
+    Raises:
+        SystemExit: it failed.
+    """
     started = time.perf_counter()
-    process = subprocess.Popen([*command, f"data.path={log}", f"prepared={prepared}", *settings])
-    _, status, usage = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(os.posix_spawn(command[0], command, os.environ), 0)
     seconds = time.perf_counter() - started
     if status:
-        raise SystemExit(f"recsys prepare of {log} failed with status {os.waitstatus_to_exitcode(status)}")
-    manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
+        raise SystemExit(f"{command[0]} ended with status {os.waitstatus_to_exitcode(status)}")
     return {
-        "counts": manifest["counts"],
-        "content_digest": manifest["content_digest"],
-        "log_mb": round(log.stat().st_size / 1e6, 1),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_mib": round(usage.ru_maxrss / 1024),
     }
 
 
+def measure(log: Path, work: Path) -> dict[str, Any]:
+    """Prepare a log: its seconds, its memory and what it made."""
+    config, prepared = work / "scale.yaml", work / "prepared"
+    config.write_text(CONFIG)
+    shutil.rmtree(prepared, ignore_errors=True)
+    command = [sys.executable, "-m", "recsys", "prepare", str(config)]
+    spent = run([*command, f"data.path={log}", f"prepared={prepared}"])
+    manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
+    return {"counts": manifest["counts"], "content_digest": manifest["content_digest"], **spent}
+
+
+def measure_recbole(log: Path, work: Path, python: Path) -> dict[str, Any]:
+    """The same by RecBole's loader."""
+    folder = work / "scale"
+    folder.mkdir(exist_ok=True)
+    names = {"user": "user_id:token", "item": "item_id:token", "time": "timestamp:float"}
+    atomic = pl.scan_csv(log, infer_schema=False).rename(names)
+    atomic.sink_csv(folder / "scale.inter", separator="\t")
+    return run([str(python), "-c", RECBOLE, str(work)])
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The README's table: one line a number of events; the newest row of each counts."""
     newest = {row["events"]: row for row in rows}
-    lines = ["| events | sequences, items, events kept | CSV | seconds | of processor | peak memory |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = ["| events | sequences, items, events kept | CSV | seconds | processor | peak memory | RecBole |"]
+    lines.append("|---|---|---|---|---|---|---|")
     for events, row in sorted(newest.items()):
-        counts = row["counts"]
+        counts, peer = row["counts"], row.get("recbole")
         kept = f"{counts['sequences']:,}, {counts['items']:,}, {counts['events']:,}"
         cells = [f"{events:,}", kept, f"{row['log_mb']:,.0f} MB", f"{row['seconds']:.0f} s"]
         cells += [f"{row['cpu_seconds']:.0f} s", f"{row['peak_mib'] / 1024:.2f} GiB"]
+        cells.append(f"{peer['cpu_seconds']:.0f} s, {peer['peak_mib'] / 1024:.2f} GiB" if peer else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -109,7 +152,8 @@ def parser() -> argparse.ArgumentParser:
     add("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 25_000_000])
     add("--work", type=Path, default=Path("runs/prepare-scale"), help="folder of the logs, kept between runs")
     add("--results", type=Path, default=RESULTS, help="file to add the rows to")
-    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preparation")
+    add("--recbole", type=Path, help="Python of an environment that has RecBole")
+    add("--recbole-most", type=int, default=5_000_000, help="events of the largest log that it gets")
     return made
 
 
@@ -125,11 +169,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row = {
             "date": datetime.now(UTC).date().isoformat(),
             "events": events,
-            "settings": " ".join(options.set),
+            "log_mb": round(log.stat().st_size / 1e6, 1),
             "cores": len(os.sched_getaffinity(0)),
-            **measure(log, options.work, options.set),
+            **measure(log, options.work),
             "versions": environment().packages,
         }
+        if options.recbole and events <= options.recbole_most:
+            row["recbole"] = measure_recbole(log, options.work, options.recbole)
         print(f"{events:,} events: {row['seconds']:.1f} s, {row['peak_mib']:,} MiB at most")
         with options.results.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")

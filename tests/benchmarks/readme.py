@@ -1,8 +1,8 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
-Tables come from results.jsonl, speed.jsonl and warm_start.jsonl, the configuration reference from
-`recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
-holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
+Tables come from results.jsonl, speed.jsonl, warm_start.jsonl and prepare_scale.jsonl, the configuration
+reference from `recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks
+that the README holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
 `table DATA PROTOCOL removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules
 never stand in one table. `ablation DATA MODEL`, such as `ablation ml-100k BERT4Rec`, is what
 `tests.benchmarks.ablation` measured.
@@ -15,13 +15,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recsys.config import ExperimentConfig, sections_of
 from tests.benchmarks.peers import LIBRARIES, MODELS
+from tests.benchmarks.prepare_scale import RESULTS as SCALE
+from tests.benchmarks.prepare_scale import table as scale_table
 from tests.benchmarks.results import OURS, RESULTS, Row, read
 from tests.benchmarks.warm_start import RESULTS as WARM
 from tests.benchmarks.warm_start import table as warm_table
@@ -206,10 +208,15 @@ def _shown(field: FieldInfo) -> str:
     return "none" if field.default is None else f"`{field.default}`"
 
 
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
-    "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
-    "warm start": lambda: warm_table([json.loads(line) for line in WARM.read_text().splitlines()]),
+    "speed": lambda: speed(_lines(SPEED)),
+    "warm start": lambda: warm_table(_lines(WARM)),
+    "prepare scale": lambda: scale_table(_lines(SCALE)),
 }
 TABLES: dict[re.Pattern[str], Callable[..., str]] = {
     re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?"): quality,
