@@ -76,12 +76,21 @@ def _movielens(name: str, md5: str, *members: str) -> Dataset:
     return Dataset(name, (archive,), _GROUPLENS_TERMS, f"configs/{name}.yaml")
 
 
-def _amazon(folder: str, category: str, overrides: str = "") -> Dataset:
+def _amazon(folder: str, category: str, counts: tuple[int, int, int] | None = None) -> Dataset:
+    """One category, prepared as Beauty is, with its own name and counts (S3-Rec's; Zhou et al. 2020)."""
     archives = (
         Archive(f"{AMAZON}/reviews_{category}_5.json.gz"),
         Archive(f"{AMAZON}/meta_{category}.json.gz"),
     )
-    return Dataset(folder, archives, _AMAZON_TERMS, f"configs/amazon-beauty-2014.yaml{overrides}")
+    config = ["configs/amazon-beauty-2014.yaml"]
+    if counts:
+        expected = zip(("sequences", "items", "events"), counts, strict=True)
+        config += [
+            f"name={folder}",
+            f"data.path=data/{folder}",
+            *(f"expect.{key}={n}" for key, n in expected),
+        ]
+    return Dataset(folder, archives, _AMAZON_TERMS, " ".join(config))
 
 
 DATASETS = {
@@ -96,12 +105,8 @@ DATASETS = {
         "ml-20m", "cd245b17a1ae2cc31bb14903e1204af3", "ratings.csv", "movies.csv", "README.txt"
     ),
     "amazon-beauty": _amazon("amazon-beauty", "Beauty"),
-    "amazon-sports": _amazon(
-        "amazon-sports", "Sports_and_Outdoors", " name=amazon-sports data.path=data/amazon-sports expect={}"
-    ),
-    "amazon-toys": _amazon(
-        "amazon-toys", "Toys_and_Games", " name=amazon-toys data.path=data/amazon-toys expect={}"
-    ),
+    "amazon-sports": _amazon("amazon-sports", "Sports_and_Outdoors", (35_598, 18_357, 296_337)),
+    "amazon-toys": _amazon("amazon-toys", "Toys_and_Games", (19_412, 11_924, 167_597)),
     "lastfm": Dataset(
         "lastfm-2k",
         (

@@ -24,7 +24,7 @@ def check_leakage(
 
     Args:
         tables: the finished tables.
-        kind: `leave_one_out`, `global_time` or `user_holdout`.
+        kind: of the split, such as `leave_one_out`.
         cuts: of a split by global time.
         targets: types of events that a target can be of; None for all.
 
@@ -84,11 +84,21 @@ def check_leakage(
         passed.append(
             rule("a held-out sequence trains nothing and has one target", all_training | one_target)
         )
+    elif kind == "low_resource":
+        passed.append(
+            rule("a sequence trains whole or not at all", (train_end == valid_start) | (train_end == 0))
+        )
     elif targets is None or kind == "leave_one_out":
         passed.append(rule("every event is in exactly one part", train_end == valid_start))
     else:
         passed.append(rule("every target is in exactly one part", between(train_end, valid_start) == 0))
-    if kind == "leave_one_out":
+    if kind == "item_cold":
+        tested = tables.values[tables.offsets[1:] - 1]
+        untrained = np.asarray(tables.items[schema.ITEM_COUNT])[tested - 1] == 0
+        passed.append(
+            rule("the items of the test have no training event", untrained | (test_start == lengths))
+        )
+    if kind in ("leave_one_out", "low_resource"):
         possible = between(np.minimum(1, lengths), lengths)  # a first event has no history
         one_each = (in_test == (possible >= 1)) & (in_valid == (possible >= 2))
         passed.append(rule("one test event, and one for validation before it", one_each))

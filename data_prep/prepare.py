@@ -16,6 +16,7 @@ import polars as pl
 
 from data_prep.assemble import MARKS, Tables, assemble
 from data_prep.cleaning import Removal, clean, is_timed, positions
+from data_prep.cold_items import withhold
 from data_prep.context import with_context
 from data_prep.digest import files_digest, tables_digest
 from data_prep.engines import POLARS, Engine
@@ -31,7 +32,7 @@ from data_prep.sources import is_remote, read_remote
 from data_prep.splits import Cuts, check_targets, global_cuts, split_marks, training_counts
 from data_prep.stable import Former
 from recsys import schema
-from recsys.config import Columns, DataConfig, ExperimentConfig, ItemColumns, WholeSequences
+from recsys.config import Columns, DataConfig, ExperimentConfig, ItemCold, ItemColumns, WholeSequences
 from recsys.errors import InputError
 from recsys.vocabulary import Vocabulary
 
@@ -241,7 +242,7 @@ def build(config: ExperimentConfig, source: Input) -> PrepareReport:
         "leakage_check": passed,
         "notices": notices,
     }
-    manifest = write_folder(config.prepared_path, tables, manifest | source.stated, source.write_more)
+    manifest = write_folder(config.prepared_path, tables, manifest | dict(source.stated), source.write_more)
     return PrepareReport(config.prepared_path, manifest, made.removals, tuple(notices), reused=False)
 
 
@@ -260,6 +261,9 @@ def _made(config: ExperimentConfig, source: Input, engine: Engine = POLARS) -> _
     canonical = nw.from_native(source.log.events.lazy())
     events, removals = clean(canonical, config.clean, engine, config.sessions)
     check_targets(events, config.split)
+    if isinstance(config.split, ItemCold):
+        events, removal = withhold(engine.checkpoint(events), config.split)
+        removals.append(removal)
     cuts = global_cuts(events, config.split)
     events = engine.by_sequence(positions, events)
     marks = engine.by_sequence(lambda placed: split_marks(placed, config.split, cuts), events)

@@ -64,8 +64,9 @@ def read_atomic(file: Path) -> pl.LazyFrame:
 
 
 def read_parquet(file: Path) -> pl.LazyFrame:
-    """Parquet, with its types."""
-    return pl.scan_parquet(source_of(file), glob=False)
+    """Parquet, with its types; folders named `country=DE` are columns too."""
+    source = source_of(file)
+    return pl.scan_parquet(source, glob=False, hive_partitioning=isinstance(source, Path))
 
 
 def read_jsonl(file: Path) -> pl.LazyFrame:

@@ -15,10 +15,11 @@ from data_prep.cleaning import is_timed, positions
 from data_prep.frame_types import ORDER, Frame
 from data_prep.times import parse_moment
 from recsys import schema
-from recsys.config import GlobalTime, LeaveOneOut, SplitConfig, UserHoldout
+from recsys.config import GlobalTime, ItemCold, LeaveOneOut, LowResource, SplitConfig, UserHoldout
 from recsys.errors import InputError
 
 LENGTH = "length"  # int32 events of the sequence
+WITHHELD = "withheld"  # whether the event is of an item that leaves training
 _LAST, _BEFORE = "last", "before"  # places of the last two events that can be targets, -1 where there is none
 
 
@@ -43,6 +44,10 @@ def split_marks(events: Frame, split: SplitConfig, cuts: Cuts | None) -> Frame:
         marks = _global_time(events, split, cuts)
     elif isinstance(split, UserHoldout):
         marks = _user_holdout(events, split)
+    elif isinstance(split, ItemCold):
+        marks = _item_cold(events, split)
+    elif isinstance(split, LowResource):
+        marks = _low_resource(events, split)
     else:
         marks = _leave_one_out(events, split)
     columns = (LENGTH, schema.TRAIN_END, schema.VALID_START, schema.TEST_START)
@@ -112,7 +117,7 @@ def check_targets(events: Frame, split: SplitConfig) -> None:
         )
 
 
-def _leave_one_out(events: Frame, split: LeaveOneOut) -> Frame:
+def _leave_one_out(events: Frame, split: LeaveOneOut | LowResource) -> Frame:
     """Last target test, the one before it validation; a first event, with nothing before it, is neither."""
     last, before = nw.col(_LAST), nw.col(_BEFORE)
     placed = _last_places(events, split.targets)
@@ -124,6 +129,15 @@ def _leave_one_out(events: Frame, split: LeaveOneOut) -> Frame:
         valid_start.alias(schema.VALID_START),
         valid_start.alias(schema.TRAIN_END),
     )
+
+
+def _low_resource(events: Frame, split: LowResource) -> Frame:
+    """As leave-one-out; of a sequence that does not train, all that comes before the targets is history."""
+    marks = _leave_one_out(events, split)
+    ids = marks.select(schema.SEQUENCE).collect("pyarrow")[schema.SEQUENCE].to_list()
+    idle = [sequence for sequence in ids if drawn(split.seed, sequence) >= split.users]
+    end = nw.when(nw.col(schema.SEQUENCE).is_in(idle)).then(nw.lit(0)).otherwise(nw.col(schema.TRAIN_END))
+    return marks.with_columns(end.alias(schema.TRAIN_END))
 
 
 def _last_places(events: Frame, targets: tuple[str, ...] | None) -> Frame:
@@ -212,13 +226,38 @@ def held_out(ids: list[int | str], split: UserHoldout) -> tuple[list[int | str],
         )
     valid, test = [], []
     for sequence in ids:
-        digest = hashlib.blake2b(f"{split.seed}:{sequence}".encode(), digest_size=8).digest()
-        draw = int.from_bytes(digest, "little") / 2**64
+        draw = drawn(split.seed, sequence)
         if draw < split.test:
             test.append(sequence)
         elif draw < split.test + split.valid:
             valid.append(sequence)
     return valid, test
+
+
+def _item_cold(events: Frame, split: ItemCold) -> Frame:
+    """A withheld item, at the end if at all, is the test target, and the event before it validation's."""
+    flagged = flag_withheld(events, split).group_by(schema.SEQUENCE)
+    withheld = nw.col(WITHHELD).cast(nw.Int32).sum()
+    test_start = nw.col(LENGTH) - nw.col(WITHHELD)
+    valid_start = test_start - (test_start >= 2).cast(nw.Int32)
+    return flagged.agg(nw.len().cast(nw.Int32).alias(LENGTH), withheld).with_columns(
+        test_start.alias(schema.TEST_START),
+        valid_start.alias(schema.VALID_START),
+        valid_start.alias(schema.TRAIN_END),
+    )
+
+
+def flag_withheld(events: Frame, split: ItemCold) -> Frame:
+    """The events with a column that marks those of items that leave training."""
+    ids = events.select(schema.ITEM).unique().collect("pyarrow")[schema.ITEM].to_list()
+    withheld = [item for item in ids if drawn(split.seed, item) < split.items]
+    return events.with_columns(nw.col(schema.ITEM).is_in(withheld).alias(WITHHELD))
+
+
+def drawn(seed: int, key: int | str) -> float:
+    """A number in [0, 1) by a hash of the seed and the key, so that more data moves no key."""
+    digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
 
 
 def _lengths(events: Frame) -> Frame:

@@ -4,6 +4,7 @@
     config.yaml          the experiment's configuration
     weights.safetensors  weights of an encoder, or the arrays of a counting model
     items.parquet        index, id, counts, title and attributes of the items
+    tokenizer.json       only of a model that reads text
     index/               added by `recsys.index.build_index`; it has hashes of its own
 
 Nothing in it is a pickle. Shapes: `V` items.
@@ -37,11 +38,12 @@ from recsys.dataset import Part, PreparedData, read_manifest
 from recsys.environment import TrainingRecord
 from recsys.errors import InputError
 from recsys.files import fsync
-from recsys.models import COUNTING, ENCODERS, build_encoder, counting_from_arrays
+from recsys.models import COUNTING, TEXT_ENCODERS, build_encoder, counting_from_arrays, reads_text
 from recsys.models.popularity import item_counts, recent_counts
 from recsys.models.protocol import CountingModel, Model
 from recsys.overrides import parse_yaml
 from recsys.sequences import Ragged
+from recsys.text.tokens import ItemTokenizer
 from recsys.vocabulary import Vocabulary
 
 CONFIG_FILE = "config.yaml"
@@ -49,6 +51,7 @@ WEIGHTS_FILE = "weights.safetensors"
 RECENT_DAYS = 7.0
 """What the column `recent` of a bundle's items.parquet counts: the events of these last days of training."""
 TITLE = "title"
+TOKENIZER_FILE = "tokenizer.json"
 FORMER_FORMS: dict[str, dict[str, Any]] = {
     "bert4rec": {"norm": "post", "scoring": "dot", "next_item_prob": 0.0, "read": "mask"},
     "sasrec": {"feed_forward": "relu", "scoring": "dot"},
@@ -115,12 +118,13 @@ class Bundle:
         stored = self.manifest.get("training")
         return None if stored is None else TrainingRecord.read(stored, self.folder / schema.MANIFEST_FILE)
 
-    def prepared_data(self, path: Path | str | None = None) -> PreparedData:
+    def prepared_data(self, path: Path | str | None = None, *, other_items: bool = False) -> PreparedData:
         """The prepared data set to export from or to evaluate on.
 
         Args:
             path: its folder. Default: the one that the bundle was trained on, whose content must not have
                 changed since.
+            other_items: take data of any catalogue: who asks does not read its item indices.
 
         Raises:
             InputError: it is missing, its vocabulary is not the bundle's, or it changed since training.
@@ -132,7 +136,8 @@ class Bundle:
                 "`recsys prepare` to make it, or name a copy with --data"
             )
         data = PreparedData.load(path if path is not None else stated["path"])
-        check_vocabulary(self.vocabulary, data, where=str(self.folder))
+        if not other_items:
+            check_vocabulary(self.vocabulary, data, where=str(self.folder))
         if path is None and data.digest != stated["content_digest"]:
             raise InputError(
                 f"{data.path} has content {data.digest[:12]}, but {self.folder} was trained on "
@@ -143,12 +148,12 @@ class Bundle:
 
 
 def check_vocabulary(vocabulary: Vocabulary, data: PreparedData, where: str) -> None:
-    """Refuse prepared data whose item indices mean other items.
+    """Refuse prepared data whose item indices mean other items; items added since may be missing in it.
 
     Raises:
         InputError: the vocabularies differ.
     """
-    if data.vocabulary.hash != vocabulary.hash:
+    if data.vocabulary.hash not in (vocabulary.hash, Vocabulary(vocabulary.ids[: len(data.vocabulary)]).hash):
         raise InputError(
             f"the {len(data.vocabulary)} items of {data.path} (vocabulary {data.vocabulary.hash[:12]}) are "
             f"not the {len(vocabulary)} of {where} (vocabulary {vocabulary.hash[:12]}); use the data set "
@@ -213,8 +218,29 @@ def save_bundle(
             "training": training and training.model_dump(mode="json", exclude_none=True),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        (draft / schema.MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        _write_manifest(draft, manifest)
     return Path(folder)
+
+
+def save_changed(folder: Path, bundle: Bundle, *, model: Model, items: pa.Table, **facts: object) -> Path:
+    """Write `bundle` with another model of its configuration and other items, without an index.
+
+    As `save_bundle` does; `facts` are more of the manifest, and `folder` may be the bundle's own.
+    """
+    with written_folder(folder) as draft:
+        hashes = _write_files(draft, bundle.config, model, items)
+        changed = {
+            "model_version": _version(hashes, bundle.config),
+            "files": hashes,
+            "vocabulary": Vocabulary(items[schema.ITEM_ID]).hash,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        _write_manifest(draft, bundle.manifest | changed | facts)
+    return folder
+
+
+def _write_manifest(draft: Path, manifest: dict[str, Any]) -> None:
+    (draft / schema.MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
 @contextmanager
@@ -287,6 +313,8 @@ def _write_model(file: Path, model: Model) -> None:
     if isinstance(model, torch.nn.Module):
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         safetensors.torch.save_file(state, file)
+        if tokenizer := getattr(model, "tokenizer", None):
+            file.with_name(TOKENIZER_FILE).write_text(tokenizer.definition, encoding="utf-8")
     else:
         arrays = cast(CountingModel, model).arrays().items()
         safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays}, file)
@@ -300,8 +328,12 @@ def _read_model(file: Path, config: ExperimentConfig, n_items: int) -> Model:
             counting = counting_from_arrays(config.model, safetensors.numpy.load_file(file))
             size = len(counting.prior)
             model: Model = counting
+        elif reads_text(config.model):
+            tokenizer = ItemTokenizer(file.with_name(TOKENIZER_FILE).read_text(encoding="utf-8"))
+            state = safetensors.torch.load_file(file)
+            reader = cast(torch.nn.Module, TEXT_ENCODERS[name](config.model, n_items, state, tokenizer))
+            model, size = cast(Model, reader.eval().requires_grad_(False)), n_items
         else:
-            assert name in ENCODERS, f"model {name} stands in neither table"
             encoder = build_encoder(config.model, n_items)
             encoder.load_state_dict(safetensors.torch.load_file(file))
             model = cast(Model, encoder.eval().requires_grad_(False))
@@ -330,7 +362,9 @@ def _read_config(file: Path) -> ExperimentConfig:
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    for name in (CONFIG_FILE, WEIGHTS_FILE, schema.ITEMS_FILE):
+    needed = [CONFIG_FILE, WEIGHTS_FILE, schema.ITEMS_FILE]
+    needed += [TOKENIZER_FILE] if TOKENIZER_FILE in manifest["files"] else []
+    for name in needed:
         file = folder / name
         if not file.is_file():
             raise InputError(f"{folder} has no {name}; the bundle is incomplete: copy it anew or train again")

@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from recsys import schema
+from recsys.answers import Filters
 from recsys.bundle import TITLE
 from recsys.errors import InputError
+from recsys.predicates import Condition, Groups, holds
 from recsys.vocabulary import ItemId, Vocabulary
 
 
@@ -37,6 +39,7 @@ class Catalogue:
         self.items = items
         self.vocabulary = vocabulary
         self.counts: NDArray[np.int64] = np.asarray(items[schema.ITEM_COUNT], dtype=np.int64)
+        self._groups: dict[str, Groups] = {}
 
     @property
     def attributes(self) -> list[str]:
@@ -60,15 +63,14 @@ class Catalogue:
         self,
         allow: Iterable[ItemId] | None = None,
         deny: Iterable[ItemId] | None = None,
-        where: Mapping[str, Iterable[object]] | None = None,
+        where: Mapping[str, Condition] | None = None,
     ) -> NDArray[np.bool_] | None:
         """(V,) items that pass all filters, or None where there is no filter.
 
         Args:
             allow: only these ids; unknown ones are ignored.
             deny: not these ids; unknown ones are ignored.
-            where: attribute -> values of which an item must have one; a list-valued attribute has each of its
-                elements.
+            where: attribute -> values of which an item must have one, or operators; see `recsys.predicates`.
 
         Raises:
             InputError: an attribute does not exist, or cannot have such a value.
@@ -81,9 +83,20 @@ class Catalogue:
             mask[chosen[chosen > 0] - 1] = True
         denied = self.vocabulary.encode(deny or ())
         mask[denied[denied > 0] - 1] = False
-        for name, values in (where or {}).items():
-            mask &= self._has(name, list(values))
+        for name, condition in (where or {}).items():
+            mask &= holds(name, self._column(name), condition)
         return mask
+
+    def allowed_by(self, filters: Filters) -> NDArray[np.bool_] | None:
+        """(V,) items that pass the filters that look at one item alone, or None where there is none.
+
+        Raises:
+            InputError: as `allowed`.
+        """
+        mask = self.allowed(filters.allow, filters.deny, filters.where)
+        if mask is None or filters.available is None:
+            return filters.available if mask is None else mask
+        return mask & filters.available
 
     def search(self, query: str, k: int) -> list[CatalogueItem]:
         """At most k items whose title or id contains the query, whatever the case.
@@ -112,23 +125,18 @@ class Catalogue:
             columns.append(self.items[TITLE])
         return [pc.utf8_lower(column.cast(pa.large_string())) for column in columns]
 
-    def _has(self, name: str, values: list[object]) -> NDArray[np.bool_]:
-        """(V,) whether the attribute has one of the values."""
+    def groups(self, name: str) -> Groups:
+        """The values of an attribute as numbers, made once.
+
+        Raises:
+            InputError: there is no such attribute, or its values cannot be counted.
+        """
+        if name not in self._groups:
+            self._groups[name] = Groups(name, self._column(name))
+        return self._groups[name]
+
+    def _column(self, name: str) -> pa.ChunkedArray:
         if name not in self.attributes:
             known = ", ".join(self.attributes) or "none: the item table has ids alone"
             raise InputError(f"items have no attribute `{name}` to filter by; known: {known}")
-        column = self.items[name].combine_chunks()
-        nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-        kind = column.type.value_type if nested else column.type
-        try:
-            wanted = pa.array(values, type=kind)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                f"attribute `{name}` is of type {kind}, and one of {values!r} is not; give values of it"
-            ) from error
-        if not nested:
-            return np.asarray(pc.is_in(column, value_set=wanted))
-        mask = np.zeros(len(column), dtype=bool)
-        hits = np.asarray(pc.is_in(pc.list_flatten(column), value_set=wanted))
-        mask[np.asarray(pc.list_parent_indices(column))[hits]] = True
-        return mask
+        return self.items[name]

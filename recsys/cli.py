@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_data, cli_judge, cli_tune
+from recsys import cli_data, cli_export, cli_judge, cli_serve, cli_text, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -24,9 +24,10 @@ from recsys.cli_options import (
     Overrides,
     SplitName,
     TrackingUri,
+    backend_named,
     bundle_folder,
 )
-from recsys.console import fail, say, show_answer, usage, writable, write_json
+from recsys.console import fail, say, show_answer, usage, write_json
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def quickstart(
     from data_prep.prepare import prepare as prepare_log
     from data_prep.sample import read_oracle, write_sample
     from recsys import quickstart as sample
+    from serving.export import Wanted
     from serving.export import export as export_all
 
     write_sample(out / "sample")
@@ -65,8 +67,9 @@ def quickstart(
     recommender = sample.train_and_compare(config, read_oracle(out / "sample").hr_at_10, say=say)
     history = sample.example_history(config)
     show_answer(recommender, history, recommender.recommend(history, 10))
-    report = export_all(recommender, _prepared(recommender, None), out / "recommendations.parquet", k=20)
-    say(f"exported {report.sequences:,} lists to {report.path} in {report.seconds:.1f} s")
+    prepared = recommender.bundle.prepared_data(None)
+    report = export_all(recommender, prepared, out / "recommendations.parquet", Wanted(k=20))
+    say(f"exported {report.rows:,} lists to {report.where} in {report.seconds:.1f} s")
     say(f"next: recsys serve {recommender.bundle.folder}")
 
 
@@ -81,12 +84,18 @@ def train(
     from_bundle: FromBundle = None,
 ) -> None:
     """A prepared data set -> an MLflow run and a bundle."""
+    train_experiment(_load(config, overrides), resume=resume, final=final, from_bundle=from_bundle)
+
+
+def train_experiment(
+    experiment: ExperimentConfig, *, resume: bool, final: bool = False, from_bundle: str | None = None
+) -> None:
+    """What `train` does with its configuration."""
     from recsys.evaluation import metric_lines, removes_seen
     from recsys.experiment import assist
     from recsys.experiment import train as train_model
     from recsys.processes import Processes
 
-    experiment = _load(config, overrides)
     if Processes.launched().rank > 0:
         assist(experiment, resume=resume, final=final, from_bundle=from_bundle)
         return
@@ -146,6 +155,7 @@ def floors(
 for command in (
     *(cli_data.download, cli_data.prepare, cli_data.quality),
     *(cli_tune.tune, cli_judge.evaluate, cli_judge.compare, cli_judge.report),
+    *(cli_text.pretrain, cli_text.add_items),
 ):
     app.command()(command)
 
@@ -166,7 +176,7 @@ def index(
 
     loaded = Bundle.load(bundle_folder(bundle, tracking_uri))
     queries = index_queries(loaded.prepared_data(data))
-    info = build_index(loaded, queries, recall=recall, dim=dim, backend=_backend(backend) or "annoy")
+    info = build_index(loaded, queries, recall=recall, dim=dim, backend=backend_named(backend) or "annoy")
     say(
         f"{info.count:,} items, {info.dimension} dimensions, {info.trees} trees, search_k {info.search_k}: "
         f"recall@{info.k} {info.recall:.4f} (asked {info.asked_recall}) on {info.queries:,} histories"
@@ -194,48 +204,9 @@ def recommend(
         show_answer(recommender, ids, answer)
 
 
-@app.command()
-def export(
-    bundle: BundleName,
-    out: Annotated[Path, typer.Option(help="Parquet file to write", callback=writable)],
-    k: Annotated[int, typer.Option("-k", min=1, help="recommendations for each sequence")] = 100,
-    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="recommend the history's items too")] = False,
-    backend: Backend = "auto",
-    data: DataFolder = None,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """Recommendations for every sequence, from its whole history."""
-    from recsys.progress import count_reporter
-    from serving.export import export as export_all
-
-    recommender = _recommender(bundle, backend, tracking_uri)
-    prepared = _prepared(recommender, data)
-    with count_reporter("export", len(prepared.sequences)) as report:
-        done = export_all(
-            recommender, prepared, out, k=k, exclude_seen=not keep_seen, progress=lambda n, _: report(n)
-        )
-    say(
-        f"{done.path}: {done.sequences:,} sequences, {done.items:,} recommendations by {done.model_version} "
-        f"({done.backend}) in {done.seconds:.1f} s"
-    )
-    if done.fallback:
-        say(f"note: {done.fallback:,} sequences without an event got recent popularity")
-    if not done.trained_on_this:
-        say("note: this data is not what the model was trained on (same items, other events)")
-
-
-@app.command()
-def serve(
-    bundle: BundleName,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
-    backend: Backend = None,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """The endpoint, until it is stopped."""
-    from serving.server import serve as run_server
-
-    run_server(_recommender(bundle, backend, tracking_uri), host, port)
+app.command()(cli_export.export)
+app.command()(cli_serve.serve)
+app.command("api-key")(cli_serve.api_key)
 
 
 @app.command()
@@ -321,20 +292,10 @@ def _check_input(config: ExperimentConfig) -> None:
         say(f"note: {line}")
 
 
-def _backend(name: str | None) -> Any:  # noqa: ANN401 -- one of the literals, which the type checker cannot see
-    if name not in (None, "annoy", "exact", "auto"):
-        raise InputError(f"backend `{name}` is unknown; known: annoy, exact, auto")
-    return name
-
-
 def _recommender(bundle: str, backend: str | None, tracking_uri: str | None) -> Recommender:
     from recsys.recommender import Recommender
 
-    return Recommender.load(bundle_folder(bundle, tracking_uri), backend=_backend(backend))
-
-
-def _prepared(recommender: Recommender, data: Path | None) -> PreparedData:
-    return recommender.bundle.prepared_data(data)
+    return Recommender.load(bundle_folder(bundle, tracking_uri), backend=backend_named(backend))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ def evaluate(
     split: SplitName = "test",
     protocol: ProtocolName = "full",
     keep_seen: KeepSeen = False,
+    candidates: Annotated[
+        str, typer.Option(help="all, or rank only warm or only cold items (with or without training events)")
+    ] = "all",
     cutoffs: Cutoffs = "5,10,20",
     negatives: Annotated[
         Path | None,
@@ -44,25 +47,30 @@ def evaluate(
     json_file: JsonFile = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Metrics of a bundle on a split of its data."""
+    """Metrics of a bundle on a split of its data; of a model that reads text on any other with --data."""
     from recsys.bundle import Bundle
     from recsys.evaluation import evaluate_bundle
+    from recsys.models import reads_text
 
     asked = cutoffs_of(cutoffs)
     _note_of_seen(protocol, keep_seen)
     loaded = Bundle.load(bundle_folder(bundle, tracking_uri))
+    prepared = loaded.prepared_data(data, other_items=reads_text(loaded.config.model))
     result = evaluate_bundle(
         loaded,
-        loaded.prepared_data(data),
+        prepared,
         split=split,
         protocol=protocol,
         exclude_seen=not keep_seen,
         cutoffs=asked,
         negatives=negatives,
         seed=seed,
+        candidates=candidates,
     )
     for line in result.lines():
         say(line)
+    if data and prepared.vocabulary.hash != loaded.vocabulary.hash:
+        say(f"note: zero-shot: {prepared.path} is another catalogue than the model was trained on")
     identity = {"model_version": loaded.model_version, "model": loaded.config.model.name}
     write_json(json_file, {**identity, **result.to_json()})
 

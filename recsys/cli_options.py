@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,6 +48,28 @@ def cutoffs_of(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and part.isascii() for part in parts):
         raise InputError(f"cutoffs are `{text}`; expected whole numbers with commas, such as 5,10,20")
     return tuple(sorted({int(part) for part in parts}))
+
+
+def backend_named(name: str | None) -> Any:  # noqa: ANN401 -- a literal, which the type checker cannot see
+    """The backend that `Backend` names, or None for the index's own.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in (None, "annoy", "exact", "auto"):
+        raise InputError(f"backend `{name}` is unknown; known: annoy, exact, auto")
+    return name
+
+
+def engine_named(name: str) -> Any:  # noqa: ANN401 -- as above
+    """The engine of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in ("eager", "onnx"):
+        raise InputError(f"engine `{name}` is unknown; known: eager, onnx")
+    return name
 
 
 def bundle_folder(bundle: str, tracking_uri: str | None) -> Path:

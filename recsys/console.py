@@ -13,7 +13,8 @@ import typer
 from recsys.files import check_writable, written_file
 
 if TYPE_CHECKING:
-    from recsys.recommender import Recommendations, Recommender
+    from recsys.answers import Recommendations
+    from recsys.recommender import Recommender
 
 
 def fail(message: str, code: int, debug: bool) -> None:

@@ -55,17 +55,19 @@ def encode_histories(
     On a CPU as many batches are computed at a time as PyTorch has threads.
 
     Args:
-        model: an encoder in evaluation mode on `device`.
+        model: an encoder in evaluation mode on `device`; one that computes a row alike whatever the number of
+            rows says so by `row_step` 1.
         histories: B ragged rows.
         device: where the model is.
     """
     recent = histories.last(model.max_history)
-    batches = list(_batches(recent.lengths, model.max_history))
+    row_step = getattr(model, "row_step", ROW_STEP)
+    batches = list(_batches(recent.lengths, model.max_history, row_step))
 
     @torch.inference_mode()  # a setting of the thread that computes
     def encode(batch: tuple[NDArray[np.int64], int]) -> NDArray[np.float32]:
         rows, width = batch
-        filled = np.resize(rows, -(-len(rows) // ROW_STEP) * ROW_STEP)  # repeats rows to fill up
+        filled = np.resize(rows, -(-len(rows) // row_step) * row_step)  # repeats rows to fill up
         items_BL = torch.from_numpy(recent.take(filled).padded(width).astype(np.int64))
         vectors: NDArray[np.float32] = model.encode(items_BL.to(device)).float().cpu().numpy()[: len(rows)]
         return vectors
@@ -84,12 +86,14 @@ def encode_histories(
     return vectors
 
 
-def _batches(lengths: NDArray[np.int64], longest: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+def _batches(
+    lengths: NDArray[np.int64], longest: int, row_step: int
+) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Rows to encode together, and the width they are padded to."""
     widths = np.minimum(-(-np.maximum(lengths, 1) // WIDTH_STEP) * WIDTH_STEP, longest)
     for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
-        step = max(TOKENS_PER_BATCH // width // ROW_STEP, 1) * ROW_STEP
+        step = max(TOKENS_PER_BATCH // width // row_step, 1) * row_step
         for start in range(0, len(members), step):
             yield members[start : start + step], width
 

@@ -11,3 +11,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= _LONGEST else f"{message[:_HALF]} ... {message[-_HALF:]}")
+
+
+class UnknownItem(InputError):
+    """An item that the model does not know."""

@@ -19,16 +19,18 @@ from numpy.typing import NDArray
 from recsys.beyond import Features, attribute_features, beyond_accuracy, vector_features
 from recsys.bootstrap import Bootstrap, Interval
 from recsys.bundle import Bundle
+from recsys.cold import Candidates, asked_among, candidate_mask, trained_metrics
 from recsys.config import ExperimentConfig
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
 from recsys.metrics import LARGEST_CUTOFF, user_metrics
-from recsys.models import ANSWERS_SEEN, SCORES_COLD, check_has_answers
+from recsys.models import ANSWERS_SEEN, check_has_answers, reads_text, scores_cold
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
+from recsys.models.reading import for_catalogue
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
-from recsys.ranking import Ranks, Scorer, chunks, rank_all, score_function
+from recsys.ranking import Scorer, chunks, rank_all, score_function
 from recsys.sequences import Ragged
 from recsys.slices import Slices, user_slices
 
@@ -59,6 +61,7 @@ class Evaluation:
     Attributes:
         split: valid or test.
         protocol: full ranking, or 100 sampled negatives (never to be mixed in one table).
+        candidates: what was ranked, see `recsys.cold`; users whose next item is no candidate are left out.
         exclude_seen: whether items of the history were taken out; a repeated target is then a miss. Sampled
             negatives are never of the user's own, and the target always stays.
         cutoffs: the k.
@@ -78,6 +81,7 @@ class Evaluation:
 
     split: Split
     protocol: Protocol
+    candidates: Candidates
     exclude_seen: bool
     cutoffs: tuple[int, ...]
     seed: int
@@ -120,6 +124,7 @@ class Evaluation:
         return {
             "split": self.split,
             "protocol": self.protocol,
+            "candidates": self.candidates,
             "exclude_seen": self.exclude_seen,
             "seed": self.seed,
             "users": self.users,
@@ -143,7 +148,8 @@ class Evaluation:
     def lines(self) -> list[str]:
         """A summary in plain text, one line for each cutoff."""
         seen = "removed" if self.exclude_seen else "kept"
-        ranking = f"seen items {seen}" if self.protocol == "full" else "sampled negatives"
+        ranked = "" if self.candidates == "all" else f"{self.candidates} items alone, "
+        ranking = f"{ranked}seen items {seen}" if self.protocol == "full" else "sampled negatives"
         head = (
             f"{self.split}, {self.protocol} ({ranking}): {self.users:,} targets, {self.cold_targets:,} of "
             f"them never seen in training{'' if self.scores_cold else ' (misses)'}; {self.seconds:.1f} s"
@@ -187,6 +193,7 @@ def evaluate(
     seed: int = 0,
     negatives: Path | None = None,
     scores_cold: bool = False,
+    candidates: str = "all",
 ) -> Evaluation:
     """Measure a model on every target of a split.
 
@@ -202,23 +209,23 @@ def evaluate(
         negatives: file to take the sampled negatives from, or to write them to where there is none.
         scores_cold: whether the model knows something of items without a training event, as by their text.
             One that learns from events alone does not, and is not credited for such a target.
+        candidates: `all`, or rank only the items with (`warm`) or without (`cold`) a training event.
 
     Raises:
         InputError: the split has no target, or the protocol is unknown or cannot draw its negatives, or the
             negatives in the file are not these; or scores are NaN or of another shape.
     """
-    _check(protocol, cutoffs, negatives)
+    _check(protocol, cutoffs, negatives, candidates)
     started = time.perf_counter()
-    targets = data.asked_targets(split)
     counts_V = item_counts(data.training().values, len(data.vocabulary))
-    cold_V = counts_V == 0
+    cold_V, allowed_V = counts_V == 0, candidate_mask(candidates, counts_V)
+    targets, asked = asked_among(data.asked_targets(split), data.split_items(split), allowed_V, candidates)
     beyond: dict[str, float | None] = {}
     diversity_by = None
     if protocol == "full":
-        asked = data.split_items(split)
-        ranks = rank_all(
-            model, targets, asked, n_items=len(counts_V), k=max(cutoffs), exclude_seen=exclude_seen
-        )
+        k = max(cutoffs)
+        rules: dict[str, Any] = {"exclude_seen": exclude_seen, "allowed_V": allowed_V}
+        ranks = rank_all(model, targets, asked, n_items=len(counts_V), k=k, **rules)
         diversity_by, features = _features(model, data)
         beyond = beyond_accuracy(ranks.lists, targets.histories, counts_V, features, cutoffs)
     else:
@@ -229,6 +236,7 @@ def evaluate(
     return Evaluation(
         split=split,
         protocol=protocol,
+        candidates=cast(Candidates, candidates),
         exclude_seen=exclude_seen,
         cutoffs=cutoffs,
         seed=seed,
@@ -236,7 +244,7 @@ def evaluate(
         data_digest=data.digest,
         asked_digest=_digest(targets.rows, asked.offsets, asked.values),
         per_user=user_metrics(ranks.above, ranks.level, ranks.offsets, cutoffs),
-        trained=_trained_metrics(ranks, asked, counts_V, cutoffs),
+        trained=trained_metrics(ranks, asked, counts_V, cutoffs),
         slices=user_slices(data, targets, counts_V),
         beyond=beyond,
         diversity_by=diversity_by,
@@ -256,8 +264,11 @@ def evaluate_bundle(
     cutoffs: tuple[int, ...] = CUTOFFS,
     seed: int = 0,
     negatives: Path | None = None,
+    candidates: str = "all",
 ) -> Evaluation:
     """Measure a bundle on the prepared data set that it was trained on; see `evaluate`.
+
+    A model that reads text is measured on any other catalogue too, which it encodes first.
 
     Raises:
         InputError: the bundle has seen the targets (`train --final`, `training.fit`), was trained on other
@@ -274,10 +285,14 @@ def evaluate_bundle(
             f"{bundle.folder} was fitted on the validation targets too (training.fit): measure it on the "
             "test split (--split test)"
         )
-    check_trained_on(bundle, data)
+    model = bundle.model
+    if reads_text(bundle.config.model) and data.vocabulary.hash != bundle.vocabulary.hash:
+        model = for_catalogue(model, bundle.config.model, data.items)
+    else:
+        check_trained_on(bundle, data)
     check_has_answers(bundle.config.model.name, exclude_seen=exclude_seen and protocol == "full")
     return evaluate(
-        bundle.model,
+        model,
         data,
         split=part,
         protocol=cast(Protocol, protocol),
@@ -285,7 +300,8 @@ def evaluate_bundle(
         cutoffs=cutoffs,
         seed=seed,
         negatives=negatives,
-        scores_cold=bundle.config.model.name in SCORES_COLD,
+        scores_cold=scores_cold(bundle.config.model),
+        candidates=candidates,
     )
 
 
@@ -312,11 +328,13 @@ def check_trained_on(bundle: Bundle, data: PreparedData) -> None:
         )
 
 
-def _check(protocol: str, cutoffs: tuple[int, ...], negatives: Path | None) -> None:
+def _check(protocol: str, cutoffs: tuple[int, ...], negatives: Path | None, candidates: str) -> None:
     if protocol not in get_args(Protocol):
         raise InputError(f"protocol `{protocol}` is unknown; known: {', '.join(get_args(Protocol))}")
     if not cutoffs or min(cutoffs) < 1 or max(cutoffs) > LARGEST_CUTOFF:
         raise InputError(f"cutoffs are {cutoffs}; expected one or more numbers from 1 to {LARGEST_CUTOFF:,}")
+    if candidates != "all" and protocol != "full":
+        raise InputError(f"--candidates {candidates} is of the full ranking; {protocol} draws its own")
     if negatives is not None and protocol == "full":
         raise InputError(
             f"the full ranking has no sampled negatives to keep in {negatives}; name a sampled protocol "
@@ -332,19 +350,6 @@ def _features(model: Model | Scorer, data: PreparedData) -> tuple[str | None, Fe
     if isinstance(model, Encoder):
         return "vectors", vector_features(item_vectors(model))
     return None, None
-
-
-def _trained_metrics(
-    ranks: Ranks, asked: Ragged, counts_V: NDArray[np.int64], cutoffs: tuple[int, ...]
-) -> dict[str, Floats]:
-    """Metrics without the targets that no training event has; users whose next item is one are left out."""
-    warm_E = counts_V[asked.values - 1] > 0
-    kept_E = warm_E & warm_E[asked.offsets[:-1]][asked.rows]
-    numbers = np.bincount(asked.rows[kept_E], minlength=len(asked))
-    offsets = np.r_[0, np.cumsum(numbers[numbers > 0])]
-    if len(offsets) == 1:
-        return {name: np.empty(0) for name in user_metrics(ranks.above, ranks.level, ranks.offsets, cutoffs)}
-    return user_metrics(ranks.above[kept_E], ranks.level[kept_E], offsets, cutoffs)
 
 
 def _row(intervals: dict[str, Interval], users: int, absent: float | None) -> dict[str, Any]:

@@ -13,22 +13,26 @@ from typing import Any
 import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
-from recsys.config import EncoderConfig, ExperimentConfig, setting_differences, shown_uri
+from recsys.config import EncoderConfig, ExperimentConfig, RecformerConfig, setting_differences, shown_uri
 from recsys.dataset import Part, PreparedData, Split, Targets
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate, removes_seen
+from recsys.fresh import fresh_encoder
 from recsys.history import append_epoch, read_history
 from recsys.index import build_index
-from recsys.models import COUNTING, SCORES_COLD, build_encoder, fit_counting
+from recsys.models import COUNTING, fit_counting, scores_cold
 from recsys.models.protocol import Model
+from recsys.models.recformer import stage_epochs
 from recsys.models.transformer import Transformer
 from recsys.processes import Processes
+from recsys.recformer_fit import fit_recformer
 from recsys.recipe import decided, settled
 from recsys.registry import resolve_bundle
 from recsys.report import write_report
 from recsys.run_state import CHECKPOINTS, RunState
 from recsys.sequences import Ragged
+from recsys.text.backbone import resolved
 from recsys.tracking import TrackedRun, track_run
 from recsys.training import Fitted, OnEpoch, checked_steps, fit_encoder
 from recsys.warm_start import WarmStart
@@ -174,6 +178,8 @@ class _Opened:
                     f"{from_bundle} stands in {config.output_path}, which this training would write over; "
                     "set `output` to another folder"
                 )
+        if isinstance(config.model, RecformerConfig):
+            config = config.model_copy(update={"model": resolved(config.model)})
         config = settled(config, data, like=found.config.model if found else None)
         if found:
             start = WarmStart.checked(found, str(from_bundle), config, data)
@@ -214,14 +220,30 @@ def _fit_encoder(
     *,
     resume: bool,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
+    say: Say = lambda line: None,
 ) -> Fitted:
     """The encoder, fitted to the training part, or to everything when an earlier run chose the epochs."""
     data, chosen, start = opened.data, opened.chosen, opened.start
     assert isinstance(config.model, EncoderConfig)
     training = opened.training()
+    if isinstance(config.model, RecformerConfig):
+        return fit_recformer(
+            config.model,
+            config.training,
+            items=data.items,
+            training=training,
+            validation=opened.validation(),
+            checkpoints=opened.folder / CHECKPOINTS,
+            resume=resume,
+            stop_epochs=stage_epochs(chosen.model) if chosen else None,
+            on_epoch=on_epoch,
+            say=say,
+        )
 
     def first_weights(model: EncoderConfig, n_items: int) -> Transformer:
-        return start.encoder(model, data, training) if start else build_encoder(model, n_items)
+        if start:
+            return start.encoder(model, data, training)
+        return fresh_encoder(model, data.items, training, say=say)
 
     return fit_encoder(
         config.model,
@@ -256,13 +278,13 @@ def _fit(
     if config.model.name in COUNTING:
         data, part = opened.data, opened.part
         training, times = data.training(part), data.training_times(part)
-        return fit_counting(config.model, training, times, len(data.vocabulary)), None
+        return fit_counting(config.model, training, times, len(data.vocabulary), data.items), None
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         append_epoch(opened.folder, epoch, metrics)
         run.log_epoch(epoch, metrics)
 
-    fitted = _fit_encoder(config, opened, resume=resume, on_epoch=on_epoch)
+    fitted = _fit_encoder(config, opened, resume=resume, on_epoch=on_epoch, say=say)
     if fitted.processes > 1:
         say(f"trained by {fitted.processes} processes")
     return fitted.encoder, fitted.best_epoch
@@ -270,9 +292,8 @@ def _fit(
 
 def _measure(model: Model, data: PreparedData, config: ExperimentConfig, part: Part) -> dict[str, float]:
     """Full-ranking metrics of the splits that the model has not seen; a split without targets has none."""
-    name = config.model.name
     splits: tuple[Split, ...] = ("valid", "test") if part == "training" else ("test",)
-    rules: dict[str, Any] = {"exclude_seen": removes_seen(config), "scores_cold": name in SCORES_COLD}
+    rules: dict[str, Any] = {"exclude_seen": removes_seen(config), "scores_cold": scores_cold(config.model)}
     return {
         f"{split}_{metric}": value
         for split in splits

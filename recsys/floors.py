@@ -17,19 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.config import (
+    CategoryPopularityConfig,
     ItemKNNConfig,
     MarkovConfig,
     ModelConfig,
     PopularityConfig,
     RecentPopularityConfig,
     ReplayConfig,
+    TextKNNConfig,
 )
 from recsys.dataset import PreparedData, Split, Targets
 from recsys.metrics import BEYOND, hit_rate, ndcg
-from recsys.models import ANSWERS_SEEN, fit_counting
+from recsys.models import ANSWERS_SEEN, fit_counting, scores_cold
+from recsys.models.category_popularity import category_column
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import CountingModel
 from recsys.models.sparse import rank_counts_sparse
+from recsys.text.attributes import can_be_text, own_columns
 
 FLOORS: dict[str, ModelConfig] = {
     "popularity": PopularityConfig(),
@@ -43,6 +47,12 @@ FLOORS: dict[str, ModelConfig] = {
     "history replay": ReplayConfig(),
 }
 """Label -> settings of every counting model that the table tries; a new one is added here."""
+
+TEXT_FLOORS: dict[str, ModelConfig] = {
+    "popularity by category": CategoryPopularityConfig(),
+    "text-kNN": TextKNNConfig(),
+}
+"""The same of those that read the item table, for data that has categories and text."""
 
 K = 10
 ENTRIES_PER_CHUNK = 1 << 22
@@ -80,9 +90,9 @@ class FloorTable:
         digest: hash of its content.
         split: valid or test.
         users: targets T.
-        cold_targets: targets that never occur in training; they stay in, as misses.
+        cold_targets: targets that never occur in training; they stay in, as misses of who reads no text.
         repeated_targets: targets that their own history holds: misses where seen items are removed.
-        floors: in the order of `FLOORS`.
+        floors: in the order of `floors_for`.
     """
 
     data: str
@@ -127,8 +137,8 @@ class FloorTable:
     def lines(self) -> list[str]:
         """The table in plain text, and a sentence for each rule."""
         head = (
-            f"{self.data}: {self.split}, full ranking, {self.users:,} targets, {self.cold_targets:,} of them "
-            f"never seen in training (misses), {self.repeated_targets:,} in their own history"
+            f"{self.data}: {self.split}, full ranking, {self.users:,} targets, {self.cold_targets:,} never "
+            f"seen in training (misses without text), {self.repeated_targets:,} in their own history"
         )
         rules = {rule: keep for rule, keep in RULES.items() if self.best(keep_seen=keep)}
         titles = "".join(f"{f'{name}, {rule}':>24}" for rule in rules for name in (f"HR@{K}", f"NDCG@{K}"))
@@ -162,13 +172,25 @@ def _metrics(floor: Floor, keep_seen: bool) -> dict[str, float] | None:
     return floor.kept if keep_seen else floor.removed
 
 
+def floors_for(data: PreparedData) -> dict[str, ModelConfig]:
+    """The models of `FLOORS` and `TEXT_FLOORS` that have what they need: times, categories, text."""
+    lacking = set()
+    if data.times is None:
+        lacking.add("recent_popularity")
+    if category_column(data.items) is None:
+        lacking.add("category_popularity")
+    if not any(can_be_text(data.items[name].type) for name in own_columns(data.items)):
+        lacking.add("text_knn")
+    return {label: config for label, config in (FLOORS | TEXT_FLOORS).items() if config.name not in lacking}
+
+
 def measure_floors(
     data: PreparedData, split: Split = "test", *, say: Callable[[str], None] = lambda line: None
 ) -> FloorTable:
     """Fit and measure every counting model on the targets of a split.
 
     Models are fitted to the training part alone. Where any target is an item of its own history, they rank
-    with these items too. A model that the data does not allow is left out: recent popularity without times,
+    with these items too. A model that the data does not allow is left out, see `floors_for`; so is
     replay without such targets.
 
     Args:
@@ -184,16 +206,17 @@ def measure_floors(
     repeated = int(targets.repeated().sum())
     cold = item_counts(training.values, n_items)[targets.items - 1] == 0
     floors = []
-    for label, config in FLOORS.items():
+    for label, config in floors_for(data).items():
         answers_seen = config.name in ANSWERS_SEEN
-        if (config.name == "recent_popularity" and times is None) or (answers_seen and not repeated):
+        if answers_seen and not repeated:
             continue
         say(f"measuring {label}")
         started = time.perf_counter()
-        model = fit_counting(config, training, times, n_items)
+        model = fit_counting(config, training, times, n_items, data.items)
         fitted = time.perf_counter()
         rules = [keep for keep in RULES.values() if (repeated if keep else not answers_seen)]
-        found = _measure(model, targets, rules, cold)
+        missed = np.zeros_like(cold) if scores_cold(config) else cold
+        found = _measure(model, targets, rules, missed)
         seconds = time.perf_counter() - fitted
         floors.append(Floor(label, config, found.get(False), found.get(True), fitted - started, seconds))
     return FloorTable(

@@ -17,7 +17,7 @@ from recsys.bundle import Bundle
 from recsys.config import ExperimentConfig
 from recsys.dataset import PreparedData, split_named
 from recsys.evaluation import Evaluation, evaluate
-from recsys.models import SCORES_COLD, check_has_answers
+from recsys.models import check_has_answers, scores_cold
 from recsys.protocols import Protocol
 from recsys.ranking import LOWEST, Scorer, score_function
 from recsys.sequences import Ragged
@@ -61,7 +61,7 @@ def evaluate_grown(
         split=split_named(split),
         protocol=cast(Protocol, protocol),
         exclude_seen=exclude_seen,
-        scores_cold=bundle.config.model.name in SCORES_COLD,
+        scores_cold=scores_cold(bundle.config.model),
         **more,
     )
 

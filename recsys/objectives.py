@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.config import BERT4RecConfig, SASRecConfig
+from recsys.config import BERT4RecConfig, RecformerConfig, SASRecConfig
+from recsys.schema import PAD
 from recsys.sequences import Ragged
 
 
@@ -127,6 +128,32 @@ def next_item(sequences: Ragged, *, ahead: int = 0) -> Examples:
     return Examples.alike(read, answers.counted, answers.values, answers.weights, causal=True, ahead=ahead)
 
 
+def after_prefix(sequences: Ragged, config: RecformerConfig, mask: int, rng: np.random.Generator) -> Examples:
+    """Recformer's task: name the item after a prefix of random length, in pre-training at least half of it.
+
+    Where that event weighs 0 the next one that weighs more is asked for. Some items of the prefix become PAD,
+    which the model reads as an item without a text.
+    """
+    sequences = sequences.up_to_counted()
+    first = 1 if config.objective == "finetune" else np.maximum((sequences.lengths - 1) // 2, 1)
+    starts, size = sequences.offsets[:-1], len(sequences.values)
+    counted_at = np.where(sequences.counted, np.arange(size), size)
+    targets = np.minimum.accumulate(counted_at[::-1])[::-1][starts + rng.integers(first, sequences.lengths)]
+    read = sequences.first(targets - starts)
+    ends = read.offsets[1:] - 1
+    asked = np.zeros(len(read.values), dtype=np.bool_)
+    asked[ends] = True
+    answers = np.zeros(len(asked), dtype=np.int32)
+    answers[ends] = sequences.values[targets]
+    weights = None
+    if sequences.weights is not None:
+        weights = np.zeros(len(asked), dtype=np.float32)
+        weights[ends] = sequences.weights[targets]
+    hidden = rng.random(len(asked)) < config.unknown_prob
+    read = Ragged(np.where(hidden, PAD, read.values).astype(np.int32), read.offsets)
+    return Examples.alike(read, asked, answers, weights, causal=True)
+
+
 class Objective(NamedTuple):
     """A task.
 
@@ -139,7 +166,11 @@ class Objective(NamedTuple):
     unread: int
 
 
-OBJECTIVES = {"bert4rec": Objective(bert4rec, unread=0), "sasrec": Objective(sasrec, unread=1)}
+OBJECTIVES = {
+    "bert4rec": Objective(bert4rec, unread=0),
+    "sasrec": Objective(sasrec, unread=1),
+    "recformer": Objective(after_prefix, unread=1),
+}
 """Model -> what it is trained to do."""
 
 

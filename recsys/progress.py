@@ -30,23 +30,32 @@ def epoch_reporter(epochs: int) -> Iterator[Callable[[int, dict[str, float]], No
 
 
 @contextlib.contextmanager
-def count_reporter(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with how many of `total` are done; it shows them on standard error."""
-    if sys.stderr.isatty():
-        with _bar(what, total) as advance:
-            yield lambda done: advance(done, "")
-        return
-    started = shown = time.monotonic()
+def count_reporter(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with (done, all), first with what is done already; it shows rate and time left."""
+    with contextlib.ExitStack() as stack:
+        advance: Callable[[int, str], None] | None = None
+        before, started, shown = 0, 0.0, 0.0
 
-    def line(done: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown >= SECONDS_BETWEEN_LINES:
-            rate = done / (now - started)
-            print(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s", file=sys.stderr, flush=True)
-            shown = now
+        def report(done: int, total: int) -> None:
+            nonlocal advance, before, started, shown
+            now = time.monotonic()
+            if not started:
+                before, started, shown = done, now, now
+                if sys.stderr.isatty():
+                    advance = stack.enter_context(_bar(what, total))
+            rate = (done - before) / max(now - started, 1e-9)
+            if advance is not None:
+                advance(done, f"{rate:,.0f}/s")
+            elif now - shown >= SECONDS_BETWEEN_LINES:
+                left = (total - done) / max(rate, 1e-9)
+                print(
+                    f"{what}: {done:,} of {total:,}, {rate:,.0f}/s, {left:,.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                shown = now
 
-    yield line
+        yield report
 
 
 @contextlib.contextmanager

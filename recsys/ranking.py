@@ -126,8 +126,9 @@ def rank_all(
     n_items: int,
     k: int,
     exclude_seen: bool,
+    allowed_V: NDArray[np.bool_] | None = None,
 ) -> Ranks:
-    """Rank the whole catalogue for every user.
+    """Rank the whole catalogue, or a part of it, for every user.
 
     Args:
         model: a model, or its dense scores.
@@ -136,6 +137,7 @@ def rank_all(
         n_items: V.
         k: depth to which ranks are exact and lists are kept.
         exclude_seen: take the items of the history out of the ranking.
+        allowed_V: items to rank, every target among them; default: all.
 
     Raises:
         InputError: a score is NaN, or a scorer's answer is of another shape.
@@ -146,6 +148,8 @@ def rank_all(
     lists = np.full((len(asked), depth), PAD, dtype=np.int32)
     with torch.inference_mode():
         for places, scores_BV in score_blocks(model, targets, n_items):
+            if allowed_V is not None:
+                scores_BV[:, torch.from_numpy(~allowed_V)] = -torch.inf
             if exclude_seen:
                 seen = targets.histories.take(places)
                 scores_BV[torch.from_numpy(seen.rows), torch.from_numpy(seen.values - 1).long()] = -torch.inf

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from recsys.batching import windows
-from recsys.config import EncoderConfig, ExperimentConfig, ModelConfig
-from recsys.config.base import Config
+from recsys.config import Config, ExperimentConfig, ModelConfig, TransformerConfig
 from recsys.dataset import PreparedData
 from recsys.objectives import OBJECTIVES
 from recsys.sequences import Ragged
@@ -32,19 +31,19 @@ FULL_SOFTMAX_ITEMS = 5_000
 def settled(
     config: ExperimentConfig, data: PreparedData, like: ModelConfig | None = None
 ) -> ExperimentConfig:
-    """The configuration with what it leaves open decided by the data; that of a counting model as it is.
+    """The configuration with what it leaves open decided by the data; of a transformer over items alone.
 
     Args:
         config: as the user gave it; what it names stays.
         data: the prepared data set, of which only the training part is read.
         like: an earlier model whose sizes are kept, for weights to be taken over.
     """
-    if not isinstance(config.model, EncoderConfig):
+    if not isinstance(config.model, TransformerConfig):
         return config
     training = data.training()
     n_items = len(np.unique(training.values))  # the vocabulary also holds what is asked for alone
     sizes = {"max_length": _max_length(training), "dropout": _dropout(training, n_items)}
-    if isinstance(like, EncoderConfig):
+    if isinstance(like, TransformerConfig):
         sizes["max_length"] = like.max_length
     model = _decided(config.model, sizes)
     longest = model.max_length + OBJECTIVES[model.name].unread

@@ -87,6 +87,10 @@ class Step(NamedTuple):
             None if examples.weights is None else torch.from_numpy(examples.weights[examples.asked]),
         )
 
+    def items(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Item indices of what a step counts in, whichever that is."""
+        return numbers if self.rows_U is None else self.rows_U[numbers]
+
     @property
     def own(self) -> float:
         """Sum of the weights of the places of this process."""

@@ -32,6 +32,7 @@ from recsys.evaluation import chunks, score_function
 from recsys.losses import Parts, full_cross_entropy, gbce, sampled_softmax
 from recsys.metrics import hit_rate, ndcg, rank_counts
 from recsys.models import build_encoder
+from recsys.models.recformer import Recformer
 from recsys.models.transformer import Transformer
 from recsys.optimizer import RowAdamW, clip_gradients, stored_values
 from recsys.processes import Processes
@@ -82,7 +83,7 @@ class EncoderTraining(pl.LightningModule):
         self.log_chance: torch.Tensor
         self.register_buffer("log_chance", steps.negatives.log_chance, persistent=False)
         if config.loss != "full":  # their gradients are sparse, which not every backend of DDP can add
-            weights = ["encoder.item_embedding.weight", "encoder.item_bias"]
+            weights = [f"encoder.{name}" for name in encoder.row_weights]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, weights)  # type: ignore[no-untyped-call]
 
     def train_dataloader(self) -> Steps:
@@ -139,6 +140,11 @@ class EncoderTraining(pl.LightningModule):
         if not all(weight.isfinite().all() for weight in self.encoder.parameters()):
             raise _diverged(self.current_epoch + 1)
         self._sums = torch.zeros(3, dtype=torch.float64)
+        self.fill_table()
+
+    def fill_table(self) -> None:
+        """Bring what validation reads of the items up to the weights."""
+        self.encoder.refresh()
 
     def validation_step(self, places_B: NDArray[np.int64], batch_idx: int) -> None:
         """NDCG@10 and HR@10 of this process's share of a chunk, by the targets' rule for seen items."""
@@ -161,8 +167,8 @@ class EncoderTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> pl.utilities.types.OptimizerLRScheduler:
         """AdamW with linear warm-up and linear decay; no weight decay on biases and LayerNorms."""
-        matrices = [weight for weight in self.encoder.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in self.encoder.parameters() if weight.ndim <= 1]
+        matrices = [weight for weight in self.parameters() if weight.ndim > 1]
+        vectors = [weight for weight in self.parameters() if weight.ndim <= 1]
         groups = [
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -204,7 +210,7 @@ LOSSES: dict[str, Callable[[EncoderTraining, Parts, Step], torch.Tensor]] = {
 """`training.loss` -> (module, what it compares, step) -> mean loss."""
 
 
-class _Progress(Callback):
+class Progress(Callback):
     """Hands each finished epoch to the progress display and to whoever tracks the run."""
 
     def __init__(self, report: OnEpoch, on_epoch: OnEpoch) -> None:
@@ -212,6 +218,7 @@ class _Progress(Callback):
         self.on_epoch = on_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand on loss and metrics of the epoch."""
         names = ("loss", MONITOR, "hr@10") if _validated(trainer) else ("loss",)
         logged = trainer.callback_metrics
         metrics = {name: float(logged[name]) for name in names if name in logged}
@@ -244,7 +251,7 @@ class Fitted:
         processes: that Lightning trained with.
     """
 
-    encoder: Transformer
+    encoder: Transformer | Recformer
     best_epoch: int
     seconds: float
     processes: int
@@ -297,8 +304,9 @@ def fit_encoder(
         encoder = start(model_config, n_items)
         module = EncoderTraining(encoder, steps, validation, config)
         with epoch_reporter(stop_epoch or config.epochs) if first else contextlib.nullcontext() as report:
-            progress = _Progress(report, on_epoch) if report else Callback()
-            trainer = _trainer(config, checkpoints, processes, validation is not None, stop_epoch, progress)
+            progress = Progress(report, on_epoch) if report else Callback()
+            validates = validation is not None
+            trainer = make_trainer(config, checkpoints, processes, validates, stop_epoch, progress)
             goes_on = resume and last.exists()
             if not (goes_on and ran_out_of_patience(last)):
                 try:
@@ -308,6 +316,7 @@ def fit_encoder(
     chosen = best if validation is not None else last
     state = torch.load(chosen, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(state["state_dict"])
+    encoder.refresh()
     seconds = time.perf_counter() - started
     return Fitted(encoder.cpu().eval(), int(state["epoch"]) + 1, seconds, trainer.world_size)
 
@@ -336,7 +345,7 @@ def _check_device(config: TrainingConfig, processes: Processes) -> None:
         )
 
 
-def _trainer(
+def make_trainer(
     config: TrainingConfig,
     checkpoints: Path,
     processes: Processes,
@@ -344,6 +353,7 @@ def _trainer(
     stop_epoch: int | None,
     progress: Callback,
 ) -> pl.Trainer:
+    """The trainer of a run whose checkpoints stand in a folder of their own."""
     callbacks: list[Callback] = [progress]
     if validates:
         callbacks += [

@@ -21,14 +21,18 @@ from recsys.bundle import WEIGHTS_FILE, Bundle
 from recsys.config import EncoderConfig, ExperimentConfig, setting_differences
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.models import COUNTING, build_encoder
+from recsys.fresh import fresh_encoder
+from recsys.models import COUNTING
+from recsys.models.text_tower import SENTENCES
 from recsys.models.transformer import Transformer
 from recsys.sequences import Ragged
 
-FREE = {"dropout", "attention_dropout", "mask_prob", "last_item_prob", "next_item_prob", "read"}
+FREE = {"dropout", "attention_dropout", "mask_prob", "last_item_prob", "next_item_prob", "read", "id_dropout"}
 """Settings of an encoder that no weight depends on; all others must be those of the bundle."""
 ITEM_ROWS = {"item_embedding.weight": (1, 1), "item_bias": (0, 0)}
 """Weights with a row an item -> rows before and after these (PAD and MASK), taken over as they are."""
+CATALOGUE = {f"tower.{name}" for name in (*SENTENCES, "features")} | {"item_vectors", "trained_items"}
+"""What a model keeps of its items and computes anew of others."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class WarmStart:
             if model in COUNTING:
                 raise InputError(
                     f"`{model}` of {where} counts and has no weights to start from; train it without --from"
+                )
+            if model == "recformer":
+                raise InputError(
+                    f"`{model}` of {where} knows items by their text, not by their id; start it from a "
+                    "bundle with model.backbone instead of --from"
                 )
         former, asked = (
             {key: value for key, value in one.model.model_dump(mode="json").items() if key not in FREE}
@@ -114,12 +123,15 @@ class WarmStart:
             data: the new data, with V items.
             training: the sequences to train on, with the neighbours of new items.
         """
-        encoder = build_encoder(config, len(data.vocabulary))
-        former = cast(Transformer, self.bundle.model).state_dict()
+        former_model = cast(Transformer, self.bundle.model)
+        encoder = fresh_encoder(config, data.items, training, tokenizer=former_model.tokenizer)
+        former = former_model.state_dict()
         rows = self.known(data)
         with torch.no_grad():
             for name, weights in encoder.state_dict().items():  # these share memory with the encoder's own
-                if name not in ITEM_ROWS:
+                if name in CATALOGUE:
+                    continue
+                if name not in encoder.row_weights:
                     weights.copy_(former[name])
                     continue
                 before, after = ITEM_ROWS[name]
@@ -127,12 +139,15 @@ class WarmStart:
                 weights[:before] = former[name][:before]
                 weights[items.stop :] = former[name][len(former[name]) - after :]
                 old_UD = former[name][before : len(former[name]) - after]
-                weights[items] = _placed(old_UD, weights[items], rows, training)
+                beside = None if encoder.tower else training  # a text says more than its neighbours
+                weights[items] = _placed(old_UD, weights[items], rows, beside)
+        if encoder.tower:
+            encoder.tower.read()
         return encoder
 
 
 def _placed(
-    old_UD: torch.Tensor, fresh_VD: torch.Tensor, rows: NDArray[np.int64], training: Ragged
+    old_UD: torch.Tensor, fresh_VD: torch.Tensor, rows: NDArray[np.int64], training: Ragged | None
 ) -> torch.Tensor:
     """(V, D) the bundle's vectors (or (V,) biases) of known items, and fresh ones put in their place.
 
@@ -140,11 +155,19 @@ def _placed(
         old_UD: of the bundle's items.
         fresh_VD: as drawn for the new ones.
         rows: (V,) row of each item in the former, -1 where it is new.
-        training: the sequences that tell which items are next to each other.
+        training: the sequences that tell which items are next to each other; None leaves new items as drawn.
     """
     known, (V, *shape) = rows >= 0, fresh_VD.shape
     table_VD = np.zeros((V, int(np.prod(shape))), dtype=np.float32)
     table_VD[known] = old_UD.numpy().reshape(len(old_UD), -1)[rows[known]]
+    means_VD = np.zeros_like(table_VD) if training is None else _beside(table_VD, known, training)
+    placed = np.where(known[:, None], table_VD, means_VD + fresh_VD.numpy().reshape(V, -1))
+    return torch.from_numpy(placed.reshape(fresh_VD.shape).astype(np.float32))
+
+
+def _beside(table_VD: NDArray[np.float32], known: NDArray[np.bool_], training: Ragged) -> NDArray[np.float32]:
+    """(V, D) mean vectors of the known items right before and after each; of all of them where none is."""
+    V = len(table_VD)
     left, right = training.values[:-1] - 1, training.values[1:] - 1
     inside = np.ones(len(left), dtype=bool)
     inside[training.offsets[(training.offsets > 0) & (training.offsets < len(training.values))] - 1] = False
@@ -153,11 +176,10 @@ def _placed(
     counts_VV = sp.csr_array((np.ones(len(asking), dtype=np.float32), (asking, answering)), shape=(V, V))
     counts_V = counts_VV.sum(axis=1)
     sums_VD = counts_VV @ table_VD
-    means_VD = np.where(
+    means_VD: NDArray[np.float32] = np.where(
         counts_V[:, None] > 0, sums_VD / np.maximum(counts_V, 1)[:, None], table_VD[known].mean(axis=0)
     )
-    placed = np.where(known[:, None], table_VD, means_VD + fresh_VD.numpy().reshape(V, -1))
-    return torch.from_numpy(placed.reshape(fresh_VD.shape).astype(np.float32))
+    return means_VD
 
 
 def check_unseen(bundle: Bundle, named: str, config: ExperimentConfig, data: PreparedData) -> None:

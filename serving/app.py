@@ -1,200 +1,184 @@
-"""The endpoint: a FastAPI application around one recommender, without globals and import-time work."""
+"""The endpoint: a FastAPI application around one service, without globals and import-time work."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict
-from http import HTTPStatus
-from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI, Query, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import TypeAdapter
+from starlette.concurrency import run_in_threadpool
 
+from recsys.answers import Recommendations
 from recsys.errors import InputError
 from recsys.recommender import Recommender
 from serving import schemas
+from serving.card import ModelCard, model_card
+from serving.middleware import REQUEST_ID_HEADER, VERSION_HEADER, Guard
+from serving.page import add_page
+from serving.problems import RESPONSES, handle_problems
+from serving.service import Service, Settings, Similar
+from serving.watched import Watched
 
-VERSION_HEADER = "X-Model-Version"
-LARGEST_BODY = 2 * 2**20  # bytes; the longest lists of ids, each of 60 characters, still fit
-
-_LOG = logging.getLogger(__name__)
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.ErrorResponse} for status in (400, 404, 413, 422)
-}
+_ANSWER = TypeAdapter(Recommendations)
+_ANSWERS = TypeAdapter(list[Recommendations])
 
 
-def create_app(recommender: Recommender) -> FastAPI:
-    """The endpoint of one model.
+def create_app(model: Recommender | Watched[Recommender], settings: Settings | None = None) -> FastAPI:
+    """The endpoint.
 
-    Endpoints are plain functions, which FastAPI runs in its thread pool; the recommender is safe for that.
-    Every answer names the model version in the header X-Model-Version, and in the body where it is one of
-    ours. Every error is `{"error": {"code", "message"}}`.
+    Every answer names the version of the model that made it, in the header X-Model-Version, and in the body
+    where it is one of ours. Every error is a problem of RFC 9457.
+
+    Args:
+        model: what answers; a `serving.model.Model` is watched for the next one while the application runs.
+        settings: default: as they stand in `Settings`.
+
+    Raises:
+        InputError: a table of the settings cannot be read.
     """
+    settings = settings or Settings()
+    watched = _constant(model) if isinstance(model, Recommender) else model
+    service = Service(watched, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        service.stop()
+
     app = FastAPI(
         title="recsys",
         summary="Next-item recommendations, similar items and a look into the catalogue.",
-        version=recommender.model_version,
-        responses=_ERRORS,
+        version="1",
+        responses=RESPONSES,
+        lifespan=lifespan,
     )
-    registry = CollectorRegistry()
-    app.add_middleware(_Instrumented, registry=registry, version=recommender.model_version)
-    app.add_exception_handler(StarletteHTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_bad_request)
-    app.add_exception_handler(InputError, _on_input_error)
-    _add_recommendations(app, recommender)
-    _add_operations(app, recommender, registry)
+    keys = service.keys
+    app.add_middleware(
+        Guard,
+        metrics=service.metrics,
+        version=lambda: service.version,
+        keys=lambda: keys.value if keys else None,
+        deadline=settings.deadline,
+    )
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
+            expose_headers=[VERSION_HEADER, REQUEST_ID_HEADER],
+        )
+    handle_problems(app)
+    _add_recommendations(app, service)
+    _add_operations(app, service)
+    add_page(app)
     return app
 
 
-def _add_recommendations(app: FastAPI, recommender: Recommender) -> None:
-    version = recommender.model_version
+def _add_recommendations(app: FastAPI, service: Service) -> None:
+    def told(request: Request, answers: list[Recommendations], body: Callable[[], bytes]) -> Response:
+        # What the schema says is what the dataclasses are: no need to check every answer against it.
+        request.state.model_version = answers[0].model_version
+        return Response(body(), media_type="application/json")
 
-    @app.post("/v1/recommend")
-    def recommend(request: schemas.RecommendRequest) -> schemas.RecommendResponse:
-        """What comes next after a history of original ids."""
-        answer = recommender.recommend(
-            request.history,
-            request.k,
-            exclude_seen=request.exclude_seen,
-            allow=request.allow,
-            deny=request.deny,
-            where=request.where,
+    @app.post("/v1/recommend", response_model=schemas.RecommendResponse)
+    async def recommend(asked: schemas.RecommendRequest, request: Request) -> Response:
+        """What comes next after a history of original ids, or after the stored history of a user."""
+        _one_of("history", asked.history, "user", asked.user)
+        if asked.user is not None:
+            answers = await service.ask(service.histories_of([asked.user]), asked)
+        else:
+            answers = await service.ask([schemas.items_of(asked.history or [])], asked)
+        return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
+
+    @app.post("/v1/recommend/batch", response_model=schemas.BatchResponse)
+    async def recommend_batch(asked: schemas.BatchRequest, request: Request) -> Response:
+        """The same for up to 256 histories, all answered by one model."""
+        _one_of("histories", asked.histories, "users", asked.users)
+        histories = service.histories_of(asked.users) if asked.users is not None else asked.histories
+        answers = await service.ask(histories or [], asked)
+        version = answers[0].model_version.encode()
+        return told(
+            request,
+            answers,
+            lambda: b'{"answers":%s,"model_version":"%s"}' % (_ANSWERS.dump_json(answers), version),
         )
-        return schemas.RecommendResponse.model_validate(asdict(answer))
 
-    @app.post("/v1/similar")
-    def similar(request: schemas.SimilarRequest) -> schemas.SimilarResponse:
+    @app.post("/v1/similar", response_model=schemas.RecommendResponse)
+    async def similar(asked: schemas.SimilarRequest, request: Request) -> Response:
         """Items like one item."""
-        if not recommender.vocabulary.index(request.item):
-            raise HTTPException(404, f"item {request.item!r} is unknown to model {version}; see /v1/items")
-        found = recommender.similar(request.item, request.k)
-        return schemas.SimilarResponse(
-            items=[schemas.Item(**asdict(item)) for item in found], model_version=version
-        )
+        answers = await service.ask([Similar(asked.item)], asked)
+        return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
+
+    @app.post("/v1/score")
+    async def score(asked: schemas.ScoreRequest, request: Request) -> schemas.ScoreResponse:
+        """What the model makes of single items after a history, also of items that it never met."""
+        recommender = service.model.value
+        sent = schemas.items_of(asked.history), schemas.items_of(asked.items)
+        found = await run_in_threadpool(recommender.score, *sent)
+        request.state.model_version = recommender.model_version
+        return schemas.ScoreResponse(scores=found, model_version=recommender.model_version)
 
     @app.get("/v1/items")
-    def items(
+    async def items(
+        request: Request,
         query: Annotated[str, Query(max_length=200, description="part of a title or id")] = "",
         limit: schemas.Answers = 20,
     ) -> schemas.ItemsResponse:
         """Items whose title or id contains the query; without one, the most frequent items."""
-        found = recommender.search_items(query, limit)
+        recommender = service.model.value
+        found = await run_in_threadpool(recommender.search_items, query, limit)
+        request.state.model_version = recommender.model_version
         return schemas.ItemsResponse(
-            items=[schemas.FoundItem(**asdict(item)) for item in found], model_version=version
+            items=[schemas.FoundItem(**asdict(item)) for item in found],
+            model_version=recommender.model_version,
         )
 
+    @app.get("/v1/model")
+    async def model(request: Request) -> ModelCard:
+        """What the model was trained on, its figures, and what its items can be filtered by."""
+        recommender = service.model.value
+        request.state.model_version = recommender.model_version
+        regions = service.availability is not None and service.availability.value.has_regions
+        return await run_in_threadpool(model_card, recommender, regions=regions)
 
-def _add_operations(app: FastAPI, recommender: Recommender, registry: CollectorRegistry) -> None:
-    version = recommender.model_version
-    first = recommender.vocabulary.decode([1])
-    size = Gauge("recsys_items", "Items that can be recommended.", registry=registry)
-    size.set(len(recommender.vocabulary))
 
+def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
-    def healthz() -> schemas.Health:
+    async def healthz() -> schemas.Health:
         """The process lives."""
-        return schemas.Health(status="ok", model_version=version)
+        return schemas.Health(status="ok", model_version=service.version)
 
     @app.get("/readyz")
-    def readyz() -> schemas.Health:
+    async def readyz(request: Request) -> schemas.Readiness:
         """The model answers: one recommendation is made to see it."""
-        recommender.recommend(first, k=1)
-        return schemas.Health(status="ready", model_version=version)
+        anything = schemas.Filtered(k=1, exclude_seen=False)
+        first = service.model.value.vocabulary.decode([1])
+        (answer,) = await service.ask([first], anything)
+        request.state.model_version = answer.model_version
+        return schemas.Readiness(
+            status="ready", model_version=answer.model_version, problems=service.problems
+        )
 
     @app.get("/metrics", response_class=Response)
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Counts and latencies for Prometheus."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        service.metrics.items.set(len(service.model.value.vocabulary))
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-class _Instrumented:
-    """Counts and times requests, names the model version, gives failures of ours the shape of errors.
-
-    It also stops reading a body that is too large.
-    """
-
-    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry, version: str) -> None:
-        self._app = app
-        self._version = version.encode()
-        self._requests = Counter(
-            "recsys_requests", "Requests answered.", ["route", "status"], registry=registry
-        )
-        self._seconds = Histogram(
-            "recsys_request_seconds",
-            "Time to answer a request.",
-            ["route"],
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-            registry=registry,
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = size = 0
-
-        async def limited() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > LARGEST_BODY:
-                raise HTTPException(413, f"the body is larger than {LARGEST_BODY} bytes; send fewer ids")
-            return message
-
-        async def named(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                ours = [
-                    (VERSION_HEADER.lower().encode(), self._version),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
-                message = {**message, "headers": [*message.get("headers", ()), *ours]}
-            await send(message)
-
-        start = perf_counter()
-        try:
-            await self._app(scope, limited, named)
-        except Exception:
-            if status:  # part of the answer is out: nothing can be said any more
-                raise
-            _LOG.exception("%s %s failed", scope["method"], scope["path"])
-            await _error(500, "the server failed; its log says more")(scope, receive, named)
-        finally:
-            # The route's own pattern: a label for every path that somebody tries would never end.
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._requests.labels(route, str(status)).inc()
-            self._seconds.labels(route).observe(perf_counter() - start)
+def _one_of(one: str, first: object, other: str, second: object) -> None:
+    if (first is None) == (second is None):
+        got = "both" if first is not None else "neither"
+        raise InputError(f"the request has {got} of `{one}` and `{other}`; send one of them")
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    detail = schemas.ErrorDetail(code=HTTPStatus(status).name.lower(), message=message)
-    body = schemas.ErrorResponse(error=detail).model_dump()
-    return JSONResponse(body, status_code=status, headers=headers)
-
-
-def _on_http_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, StarletteHTTPException)
-    return _error(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-def _on_bad_request(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    problems = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
-    return _error(422, "; ".join(problems))
-
-
-def _on_input_error(_: Request, error: Exception) -> JSONResponse:
-    return _error(400, str(error))
+def _constant(recommender: Recommender) -> Watched[Recommender]:
+    return Watched("model", tuple, lambda: recommender)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -15,8 +17,12 @@ from pydantic import (
     StrictStr,
 )
 
+from recsys.answers import Filters
+from recsys.item_texts import ItemText
+
 MOST_ANSWERS = 1000
 LONGEST_HISTORY = 10_000
+LARGEST_BATCH = 256
 
 _Sent = TypeVar("_Sent")
 
@@ -39,6 +45,8 @@ Answers = Annotated[int, _AnswersField]
 AnswersInJson = Annotated[StrictInt, _AnswersField]
 """Of a body: there `true` is no 1."""
 Ids = Annotated[list[Id], Field(max_length=LONGEST_HISTORY)]
+MOST_TEXTS = 100
+"""Described items of a request: a model reads each of them before it answers."""
 
 
 class Request(BaseModel):
@@ -47,30 +55,135 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class RecommendRequest(Request):
-    """A history and what may follow it."""
+class DescribedItem(Request):
+    """An item by its attributes instead of its id, for a model that reads text."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"history": [50, 181, 258], "k": 10, "exclude_seen": True}]}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": {"title": "The Great Greek"}}]})
+
+    text: dict[Name, Value | list[Value] | None] = Field(
+        description="attribute -> value, as in the catalogue"
     )
 
-    history: Ids = Field(description="original item ids, oldest first; unknown ones are ignored and named")
+
+def _few_described(items: list[int | str | DescribedItem]) -> list[int | str | DescribedItem]:
+    if sum(isinstance(each, DescribedItem) for each in items) > MOST_TEXTS:
+        raise ValueError(f"more than {MOST_TEXTS} items are described; add them to the catalogue instead")
+    return items
+
+
+Items = Annotated[list[Id | DescribedItem], Field(max_length=LONGEST_HISTORY), AfterValidator(_few_described)]
+"""Original ids, and items that are described."""
+
+
+def items_of(sent: Items) -> list[int | str | ItemText]:
+    """The same for the recommender."""
+    return [ItemText(each.text) if isinstance(each, DescribedItem) else each for each in sent]
+
+
+class Conditions(Request):
+    """Operators, all of which an attribute must meet; a list-valued one does with any of its elements."""
+
+    one_of: list[Value | None] | None = Field(None, alias="in", description="values; null: has no value")
+    equal: Value | None = Field(None, alias="==", description="a value; null: has no value")
+    least: Value | None = Field(None, alias=">=", description="a bound of the attribute's type")
+    greatest: Value | None = Field(None, alias="<=", description="a bound of the attribute's type")
+
+
+class Filtered(Request):
+    """What may come."""
+
     k: AnswersInJson = 10
-    exclude_seen: bool = Field(True, description="leave out the items of the history")
+    exclude_seen: StrictBool = Field(True, description="leave out the items of the history")
     allow: Ids | None = Field(None, description="only these items may come")
     deny: Ids = Field(default_factory=list, description="these items may not come")
-    where: dict[Name, list[Value]] = Field(
-        default_factory=dict, description="attribute -> values of which an item must have one"
+    where: dict[Name, list[Value | None] | Conditions] = Field(
+        default_factory=dict,
+        description="attribute -> values of which an item must have one (null: it has none), or operators",
+    )
+    max_per: dict[Name, Annotated[StrictInt, Field(ge=1, le=MOST_ANSWERS)]] = Field(
+        default_factory=dict, description="attribute -> how many answers may share a value of it"
+    )
+    min_score: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="answers must score at least this, on the model's own scale"
+    )
+    region: Name | None = Field(None, description="where an item must be available; default: anywhere")
+
+    def filters(self, available: NDArray[np.bool_] | None) -> Filters:
+        """The same for the recommender.
+
+        Args:
+            available: (V,) items that can be had.
+        """
+        where = {
+            name: each.model_dump(by_alias=True, exclude_unset=True) if isinstance(each, Conditions) else each
+            for name, each in self.where.items()
+        }
+        return Filters(
+            exclude_seen=self.exclude_seen,
+            allow=self.allow,
+            deny=self.deny,
+            where=where,
+            max_per=self.max_per,
+            min_score=self.min_score,
+            available=available,
+        )
+
+
+class RecommendRequest(Filtered):
+    """A history, or a user whose history is stored, and what may follow it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"history": [50, 181, 258], "k": 10, "exclude_seen": True},
+                {"user": 7, "where": {"release_year": {">=": 1990}}, "max_per": {"class": 2}},
+            ]
+        }
+    )
+
+    history: Items | None = Field(
+        None,
+        description="original item ids, oldest first; unknown ones are ignored and named; a model that reads "
+        'text takes `{"text": {...}}` too',
+    )
+    user: Id | None = Field(None, description="instead of a history: whose stored history to take")
+
+
+class BatchRequest(Filtered):
+    """Several histories, or users whose histories are stored, with the same filters."""
+
+    histories: Annotated[list[Ids], Field(min_length=1, max_length=LARGEST_BATCH)] | None = Field(
+        None, description="each as `history` of a single request"
+    )
+    users: Annotated[list[Id], Field(min_length=1, max_length=LARGEST_BATCH)] | None = Field(
+        None, description="instead of histories: whose stored histories to take"
     )
 
 
-class SimilarRequest(Request):
+class ScoreRequest(Request):
+    """A history and items that may follow it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"history": [50, 181], "items": [258, {"text": {"title": "Fargo"}}]}]}
+    )
+
+    history: Items = Field(description="as for recommendations")
+    items: Items = Field(description="items to score, by id or described")
+
+
+class ScoreResponse(BaseModel):
+    """Scores of single items, comparable with those of recommendations."""
+
+    scores: list[float | None] = Field(description="in the order of the request; null for unknown ids")
+    model_version: str
+
+
+class SimilarRequest(Filtered):
     """An item to find the like of."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"item": 50, "k": 10}]})
 
-    item: Id = Field(description="original item id")
-    k: AnswersInJson = 10
+    item: Id = Field(description="original item id; it never comes itself")
 
 
 class Item(BaseModel):
@@ -89,13 +202,14 @@ class RecommendResponse(BaseModel):
     fallback: Literal["recent popularity"] | None = Field(
         description="what answered because no known item was in the history"
     )
+    fewer_because: str | None = Field(description="why fewer than k items came; null where k came")
     model_version: str
 
 
-class SimilarResponse(BaseModel):
-    """Items like the one asked for."""
+class BatchResponse(BaseModel):
+    """An answer to each history, all of one model."""
 
-    items: list[Item] = Field(description="best first")
+    answers: list[RecommendResponse] = Field(description="in the order of the request")
     model_version: str
 
 
@@ -115,20 +229,36 @@ class ItemsResponse(BaseModel):
 
 
 class Health(BaseModel):
-    """How the endpoint is."""
+    """The process lives."""
 
-    status: Literal["ok", "ready"]
+    status: Literal["ok"]
     model_version: str
 
 
-class ErrorDetail(BaseModel):
-    """What went wrong."""
+class Readiness(BaseModel):
+    """The model answers."""
 
-    code: str = Field(description="short, stable and for programs, such as `not_found`")
-    message: str = Field(description="what was got, what was expected, and the remedy")
+    status: Literal["ready"]
+    model_version: str
+    problems: dict[str, str] = Field(
+        description="what was refused or is out of reach, and why: `model`, `availability`, `histories` or "
+        "`keys`; the former one stays in force"
+    )
 
 
-class ErrorResponse(BaseModel):
-    """Every error has this one shape."""
+class FieldProblem(BaseModel):
+    """What is wrong with one part of a request."""
 
-    error: ErrorDetail
+    pointer: str | None = Field(None, description="JSON pointer (RFC 6901) into the body")
+    parameter: str | None = Field(None, description="name of a query parameter")
+    detail: str
+
+
+class Problem(BaseModel):
+    """Every error, as RFC 9457 describes problems; its type is always `about:blank`."""
+
+    type: Literal["about:blank"] = "about:blank"
+    title: str = Field(description="the phrase of the status")
+    status: int
+    detail: str = Field(description="what was got, what was expected, and the remedy")
+    errors: list[FieldProblem] | None = Field(None, description="where the request is invalid: each place")

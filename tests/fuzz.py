@@ -20,9 +20,10 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from data_prep.append import append
 from data_prep.prepare import prepare
 from data_prep.quality import measure_quality
-from recsys.config import build_config
+from recsys.config import ExperimentConfig, build_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 
@@ -178,22 +179,13 @@ def check_one(folder: Path, seed: int) -> str:
         file, content = file.with_suffix(".gz"), gzip.compress(content)
         content = _cut(content, generator) if generator.random() < 0.5 else content
     file.write_bytes(content)
-    columns = {"time": "time"} if kind in ("csv", "tsv", "jsonl", "parquet") else {}
     out = folder / f"out{seed}"
-    tree = {
-        "name": "fuzz",
-        "prepared": str(out),
-        "data": {"path": str(file), "format": kind, "columns": columns},
-    }
-    config = build_config(tree, where="fuzz")
+    config = _config(kind, file, out)
     try:
         report = prepare(config)
     except InputError as error:
-        message = str(error)
-        assert message.strip() and "\n" not in message, message
-        assert len(message) < 2_000, f"{len(message)} characters: {message[:200]}"
         assert not out.exists()
-        outcome = " ".join(message.replace(str(file), "FILE").split()[:5])[:80]
+        outcome = " ".join(_clear(error).replace(str(file), "FILE").split()[:5])[:80]
     else:
         data = PreparedData.load(out)
         counts = report.manifest["counts"]
@@ -208,8 +200,56 @@ def check_one(folder: Path, seed: int) -> str:
     return outcome
 
 
+def _config(kind: str, path: Path, out: Path) -> ExperimentConfig:
+    columns = {"time": "time"} if kind in ("csv", "tsv", "jsonl", "parquet") else {}
+    data = {"path": str(path), "format": kind, "columns": columns}
+    return build_config({"name": "fuzz", "prepared": str(out), "data": data}, where="fuzz")
+
+
+def _clear(error: InputError) -> str:
+    """Its message, which must be one line that a person reads."""
+    message = str(error)
+    assert message.strip() and "\n" not in message, message
+    assert len(message) < 2_000, f"{len(message)} characters: {message[:200]}"
+    return message
+
+
+def check_appended(folder: Path, seed: int) -> str:
+    """Append one mutated log to a sound data set: refused, it changes nothing; taken, no index moves.
+
+    Raises:
+        AssertionError: it is otherwise.
+    """
+    generator = np.random.default_rng(seed)
+    kind = FORMATS[seed % len(FORMATS)]
+    log, out = folder / f"nights{seed}", folder / f"out{seed}"
+    log.mkdir()
+    (log / "night-1").write_bytes(sound_log(kind, generator))
+    config = _config(kind, log / "night-*", out)
+    items = append(config).manifest["counts"]["items"]
+    files = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    before = PreparedData.load(out)
+    (log / "night-2").write_bytes(mutated(sound_log(kind, generator), generator))
+    try:
+        append(config)
+    except InputError as error:
+        assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == files
+        _clear(error)
+        outcome = "appending refused"
+    else:
+        after = PreparedData.load(out)
+        assert after.vocabulary.ids[:items].equals(before.vocabulary.ids)
+        assert after.ids[: len(before.ids)].equals(before.ids)
+        assert append(config).reused
+        outcome = "appended"
+    assert not list(folder.glob(f".out{seed}*"))
+    shutil.rmtree(out)
+    shutil.rmtree(log)
+    return outcome
+
+
 def fuzz(seeds: range) -> Counter[str]:
-    """How often each outcome was seen.
+    """How often each outcome was seen; every ninth log is appended to a sound one as well.
 
     Raises:
         AssertionError: as `check_one`, naming the seed.
@@ -219,6 +259,8 @@ def fuzz(seeds: range) -> Counter[str]:
         for seed in seeds:
             try:
                 seen[check_one(Path(folder), seed)] += 1
+                if seed % 9 == 0:
+                    seen[check_appended(Path(folder), seed)] += 1
             except Exception as error:
                 raise AssertionError(f"seed {seed}, {FORMATS[seed % len(FORMATS)]}: {error!r}") from error
     return seen

@@ -177,7 +177,9 @@ def test_bad_usage_is_one_line_before_anything_is_trained(
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
-    assert "`GRU` in --models is unknown; known: none, floors, BERT4Rec" in refusal("--models", "GRU")
+    assert "`GRU` in --models is unknown; known: none, floors, text-floors, BERT4Rec" in refusal(
+        "--models", "GRU"
+    )
     assert "`implicit` in --peers implicit is unknown" in refusal("--models", "none", "--peers", "implicit")
     assert "has no data set sample; known: ml-100k" in refusal("--models", "none", "--peers", "replay")
     assert "there is no" in refusal("--measured-apart", str(tmp_path / "none.jsonl"))

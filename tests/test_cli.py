@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from recsys import schema
 from recsys.bundle import Bundle
+from recsys.cli import app
+from recsys.errors import InputError
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
 
@@ -177,13 +180,62 @@ def test_index_is_built_and_measured(bundle: Bundle) -> None:
     )
 
 
-def test_counting_models_export_like_any_other(tmp_path: Path) -> None:
+def test_export_takes_the_endpoints_filters_and_says_what_one_should_know(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", ring(150, 100), 150)
     counting_bundle(tmp_path / "bundle", data, name="markov")
-    done = recsys("export", tmp_path / "bundle", "--out", tmp_path / "recs.parquet", "-k", "5")
+    for name, text in (
+        ("deny", "item\ni1\ni2\n"),
+        ("only", "u1\nu2\n"),
+        ("stock", "item,available\ni3,false\n"),
+    ):
+        (tmp_path / f"{name}.csv").write_text(text if name != "only" else f"sequence\n{text}u999\n")
+    files: list[str | Path] = [
+        "--deny",
+        tmp_path / "deny.csv",
+        "--only",
+        tmp_path / "only.csv",
+        "--availability",
+        tmp_path / "stock.csv",
+    ]
+    limits = [
+        "--where",
+        '{"genres": ["rock"]}',
+        "--max-per",
+        "year=1",
+        "--since",
+        "1970-01-02",
+        "--keep-seen",
+    ]
+    done = recsys(
+        "export", tmp_path / "bundle", "--out", tmp_path / "recs.jsonl", "-k", "20", *files, *limits
+    )
     assert done.returncode == 0, done.stderr
-    assert "100 sequences, 500 recommendations" in done.stdout
-    assert (tmp_path / "recs.parquet").is_file()
+    assert "recs.jsonl: 2 sequences, 20 answers by " in done.stdout
+    assert "note: 1 ids are unknown and were left out (u999)" in done.stdout
+    assert "note: 2 lists are short, for no further item may come" in done.stdout
+    lines = [json.loads(line) for line in (tmp_path / "recs.jsonl").read_text().splitlines()]
+    numbers = [int(item[1:]) for item in lines[0]["items"]]
+    assert {number % 3 for number in numbers} == {0} and 3 not in numbers, "rock, and in stock"
+    assert len({number % 10 for number in numbers}) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--where", "{"], "--where is `{`, which is no JSON"),
+        (["--where", "[1]"], "--where is `[1]`; expected such as"),
+        (["--max-per", "artist"], "--max-per is `artist`; expected ATTRIBUTE=NUMBER, such as artist=2"),
+        (["--region", "EU"], "--region EU needs --availability"),
+    ],
+)
+def test_bad_filters_of_an_export_are_one_line(
+    bundle: Bundle, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        app(
+            ["export", str(bundle.folder), "--out", str(tmp_path / "x.csv"), *arguments],
+            standalone_mode=False,
+        )
 
 
 def test_square_brackets_in_a_title_are_printed(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ def tree(**sections: Any) -> dict[str, Any]:  # noqa: ANN401 -- values of a conf
         ({"dta": {}}, r"unknown key `dta` in x\.yaml; did you mean `data`"),
         ({"training": {"epochs": "5"}}, r"`epochs` in `training` of x\.yaml: .*integer; got '5'"),
         ({"training": {"epochs": 0}}, "greater than or equal to 1; got 0"),
-        ({"split": "by_magic"}, "expected tags: 'leave_one_out', 'global_time', 'user_holdout'"),
+        (
+            {"split": "by_magic"},
+            "expected tags: 'leave_one_out', 'global_time', 'user_holdout', 'item_cold', 'low_resource'",
+        ),
         ({"model": {"name": "bert4rec", "dim": 65}}, "dim 65 is not a multiple of heads 2"),
         ({"model": {"next_item_prob": 0.0}}, "read `last_item` is trained by next-item samples alone"),
         ({"model": {"name": "markov", "dim": 64}}, "unknown key `dim` in `model`"),

@@ -4,12 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.answers import Filters
 from recsys.config import ItemKNNConfig
 from recsys.errors import InputError
 from recsys.metrics import rank_counts
@@ -18,11 +20,17 @@ from recsys.models.protocol import CountingModel
 from recsys.models.sparse import rank_counts_sparse, strongest_per_row
 from recsys.recommender import Recommender
 from recsys.sequences import Ragged
-from serving.export import export
+from serving.export import Wanted, export
 from tests.worlds import DAY, counting_bundle, experiment, prepared
 
 SEQUENCES = Ragged.of([[1, 2, 3], [1, 2, 4], [2, 4], [5], []])
 TIMES = np.array([0, 1, 9, 0, 1, 2, 3, 9, 10], dtype=np.int64) * DAY
+ITEMS = pa.table(
+    {
+        "title": ["red pizza", "blue pizza", "red burger", "green tea", None, "green burger"],
+        "kinds": ["Pizza, Food", "Pizza, Food", "Burger, Food", "Tea", None, "Burger, Food"],
+    }
+)
 KINDS: dict[str, dict[str, object]] = {
     **{name: {"name": name} for name in COUNTING},
     "markov 2": {"name": "markov", "order": 2},
@@ -33,7 +41,7 @@ KINDS: dict[str, dict[str, object]] = {
 
 
 def fitted(**model: object) -> CountingModel:
-    return fit_counting(experiment(**model).model, SEQUENCES, TIMES, 6)
+    return fit_counting(experiment(**model).model, SEQUENCES, TIMES, 6, ITEMS)
 
 
 def dense(model: CountingModel, *histories: list[int]) -> np.ndarray:
@@ -54,6 +62,31 @@ def random_sequences(n_items: int, n_sequences: int, seed: int = 0) -> Ragged:
 def test_popularity_counts_training_events() -> None:
     assert fitted(name="popularity").prior.tolist() == [2, 3, 1, 2, 1, 0]
     assert not dense(fitted(name="popularity"), [1, 2]).any()
+
+
+def test_text_knn_finds_what_reads_alike_whether_it_was_heard_or_not() -> None:
+    model = fitted(name="text_knn", attributes=["title"])
+    scores = dense(model, [3], [4], [5], [1, 2])
+    assert scores[0].argsort()[::-1][:3].tolist() == [2, 0, 5] or scores[0, 5] == pytest.approx(scores[0, 0])
+    assert scores[0, 2] == pytest.approx(1)
+    assert scores[1, 5] > 0 == scores[1, 0]  # green; item 6 has no event
+    assert not scores[2].any()  # item 5 has no text
+    assert scores[3, :2] == pytest.approx(scores[3, :2].mean(), rel=0.3)
+    with pytest.raises(InputError, match="the item table has no text of colour"):
+        fitted(name="text_knn", attributes=["colour"])
+
+
+def test_category_popularity_is_match_times_popularity() -> None:
+    model = fitted(name="category_popularity")
+    (scores,) = dense(model, [1])
+    mean = (2 + 3 + 1 + 2 + 1) / 5
+    half = 1 / np.sqrt(2)  # both categories of item 1 hold half of its event; every item here has two
+    np.testing.assert_allclose(scores, [2 * half, 3 * half, half / 2, 0, 0, mean * half / 2], rtol=1e-6)
+    with pytest.raises(InputError, match=r"there is no column `colour`; set model\.attribute"):
+        fitted(name="category_popularity", attribute="colour")
+    config, titles = experiment(name="category_popularity").model, ITEMS.select(["title"])
+    with pytest.raises(InputError, match="no column has values that recur"):
+        fit_counting(config, SEQUENCES, None, 6, titles)
 
 
 def test_recent_popularity_counts_a_window_and_orders_the_rest_by_popularity() -> None:
@@ -216,8 +249,9 @@ def test_every_counting_model_is_served_and_exported_as_it_scores(kind: str, tmp
     found, scores = recommender.recommend_batch(histories, 8, exclude_seen=not keep_seen)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(scores, np.take_along_axis(total, expected - 1, axis=1))
-    export(recommender, data, tmp_path / "out.parquet", k=8, rows=rows, exclude_seen=not keep_seen)
-    lists = pq.read_table(tmp_path / "out.parquet")["items"].to_pylist()
+    wanted = Wanted(k=8, filters=Filters(exclude_seen=not keep_seen))
+    export(recommender, data, tmp_path / "out.parquet", wanted)
+    lists = pq.read_table(tmp_path / "out.parquet")["items"].take(rows).to_pylist()
     assert lists == [recommender.vocabulary.decode(row) for row in expected]
 
 

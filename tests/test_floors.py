@@ -11,12 +11,14 @@ import pytest
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
-from recsys.floors import FLOORS, measure_floors
+from recsys.floors import FLOORS, TEXT_FLOORS, measure_floors
 from recsys.models import fit_counting
 from recsys.sequences import Ragged
 from tests.benchmarks import results
 from tests.benchmarks.measure import Board, measure_floor
 from tests.worlds import prepared, ring
+
+EVERY = FLOORS | TEXT_FLOORS
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +34,10 @@ def walks_without_repeats(n_items: int, n_sequences: int) -> Ragged:
 
 def test_floors_are_what_the_evaluation_of_each_model_says(repeating: PreparedData) -> None:
     table = measure_floors(repeating, "valid")
-    assert [floor.label for floor in table.floors] == list(FLOORS)
+    assert [floor.label for floor in table.floors] == list(EVERY)
     training, times = repeating.training(), repeating.training_times()
     for floor in table.floors:
-        model = fit_counting(FLOORS[floor.label], training, times, 12)
+        model = fit_counting(EVERY[floor.label], training, times, 12, repeating.items)
         for found, exclude_seen in ((floor.removed, True), (floor.kept, False)):
             expected = evaluate(model, repeating, split="valid", exclude_seen=exclude_seen).metrics
             if found is None:
@@ -63,7 +65,7 @@ def test_a_model_that_the_data_does_not_allow_is_left_out(tmp_path: Path) -> Non
     data = prepared(tmp_path / "data", walks_without_repeats(40, 60), 40, timed=False)
     table = measure_floors(data)
     labels = {floor.label for floor in table.floors}
-    assert set(FLOORS) - labels == {"recent popularity, 7 days", "history replay"}
+    assert set(EVERY) - labels == {"recent popularity, 7 days", "history replay"}
     assert table.repeated_targets == 0
     assert table.best(keep_seen=True) is None
     assert "seen kept" not in "\n".join(table.lines())
@@ -79,7 +81,7 @@ def test_the_benchmark_keeps_the_same_figures_unrounded(tmp_path: Path) -> None:
     """What the README rounds is what `recsys floors` rounds."""
     data = prepared(tmp_path / "data", ring(40, 97), 40)
     board = Board(data, "ring", tmp_path / "results.jsonl", [("full", "removed")])
-    for label, config in FLOORS.items():
+    for label, config in EVERY.items():
         measure_floor(label, config, board)
     rows = {row["model"]: row["metrics"] for row in results.read(board.file)}
     for floor in measure_floors(data).floors:
@@ -99,7 +101,7 @@ def test_one_command_prints_and_writes_the_table(repeating: PreparedData, tmp_pa
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "floors.json").read_text())
     assert written["split"] == "valid"
-    assert [row["label"] for row in written["rows"]] == list(FLOORS)
+    assert [row["label"] for row in written["rows"]] == list(EVERY)
     assert f"the floor to beat with seen kept is {written['to_beat']['seen kept']}" in done.stdout
     wrong = recsys("floors", repeating.path, "--split", "train", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr) == (2, "error: split `train` is unknown; known: valid, test\n")

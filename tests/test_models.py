@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from recsys.config import BERT4RecConfig, SASRecConfig
+from recsys.models.build import build_bert4rec, build_sasrec
 from recsys.models.dropout import dropout
 from recsys.models.protocol import Encoder
-from recsys.models.transformer import Transformer, build_bert4rec, build_sasrec
+from recsys.models.transformer import Transformer
 from recsys.objectives import Examples
 from recsys.sequences import Ragged
 from recsys.steps import Step

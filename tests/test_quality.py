@@ -97,6 +97,21 @@ def test_a_split_by_time_is_checked_against_its_cuts(tmp_path: Path) -> None:
     assert "no event lies on the wrong side of a cut in time" in report["leakage"]["rules"]
 
 
+def test_targets_of_one_type_are_checked_as_such(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "sequence,item,time,kind\na,1,1,buy\na,2,2,buy\na,3,3,buy\na,4,4,view\nb,1,1,view\nb,2,2,buy\n"
+    )
+    tree = {
+        "name": "typed",
+        "prepared": str(tmp_path / "out"),
+        "data": {"path": str(tmp_path / "log.csv"), "columns": {"time": "time", "event": "kind"}},
+        "split": {"kind": "leave_one_out", "targets": ["buy"]},
+    }
+    report = measure_quality(prepare(build_config(tree, where="test")).path)
+    assert report["leakage"]["passed"]
+    assert "validation and test begin with an event of buy" in report["leakage"]["rules"]
+
+
 def test_the_sample_is_sound(tmp_path: Path) -> None:
     write_sample(tmp_path / "sample", users=100, playlists=20)
     tree = {

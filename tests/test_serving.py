@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import signal
+import logging
 import socket
-import subprocess
-import sys
+from http import HTTPStatus
 from pathlib import Path
 
 import anyio
@@ -16,8 +15,9 @@ from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.index import build_index
 from recsys.recommender import Recommender
-from serving.app import LARGEST_BODY, create_app
-from serving.export import export
+from serving.app import create_app
+from serving.export import Wanted, export
+from serving.middleware import LARGEST_BODY
 from serving.server import serve
 from tests.worlds import encoder_bundle, prepared, ring
 
@@ -69,6 +69,7 @@ def test_recommend(app: FastAPI, recommender: Recommender) -> None:
         "items": [{"id": item.id, "score": item.score, "title": item.title} for item in expected.items],
         "unknown": ["nope"],
         "fallback": None,
+        "fewer_because": None,
         "model_version": recommender.model_version,
     }
     assert answer.headers["x-model-version"] == recommender.model_version
@@ -88,33 +89,50 @@ def test_similar_and_items(app: FastAPI, recommender: Recommender) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "code", "message"),
+    ("method", "path", "body", "status", "message"),
     [
-        ("POST", "/v1/similar", {"item": "nope"}, 404, "not_found", "item 'nope' is unknown to model"),
-        ("GET", "/v2", None, 404, "not_found", "Not Found"),
-        ("GET", "/v1/recommend", None, 405, "method_not_allowed", "Method Not Allowed"),
-        ("POST", "/v1/recommend", {"history": [], "where": {"x": [1]}}, 400, "bad_request", "attribute `x`"),
-        ("POST", "/v1/recommend", {"history": [], "k": 0}, 422, "unprocessable", "body.k: Input should be"),
-        ("POST", "/v1/recommend", {"history": [], "k": 1001}, 422, "unprocessable", "body.k: Input should"),
-        ("POST", "/v1/recommend", {"history": [], "k": True}, 422, "unprocessable", "body.k: Input should"),
-        ("POST", "/v1/recommend", {"history": [], "k": "3"}, 422, "unprocessable", "body.k: Input should"),
-        ("POST", "/v1/similar", {"item": "i5", "k": True}, 422, "unprocessable", "body.k: Input should"),
-        ("POST", "/v1/recommend", {"history": ["i1"] * 10_001}, 422, "unprocessable", "at most 10000 items"),
-        ("POST", "/v1/recommend", {"history": [True]}, 422, "unprocessable", "body.history.0"),
-        ("POST", "/v1/recommend", {"histroy": []}, 422, "unprocessable", "body.histroy: Extra inputs"),
-        ("POST", "/v1/recommend", None, 422, "unprocessable", "body: Field required"),
-        ("GET", "/v1/items?limit=0", None, 422, "unprocessable", "query.limit"),
+        ("POST", "/v1/similar", {"item": "nope"}, 404, "item 'nope' is unknown to model"),
+        ("GET", "/v2", None, 404, "Not Found"),
+        ("GET", "/v1/recommend", None, 405, "Method Not Allowed"),
+        ("POST", "/v1/recommend", {"history": [], "where": {"x": [1]}}, 400, "attribute `x`"),
+        ("POST", "/v1/recommend", {"history": [], "k": 0}, 422, "#/k: Input should be"),
+        ("POST", "/v1/recommend", {"history": [], "k": 1001}, 422, "#/k: Input should"),
+        ("POST", "/v1/recommend", {"history": [], "k": True}, 422, "#/k: Input should"),
+        ("POST", "/v1/recommend", {"history": [], "k": "3"}, 422, "#/k: Input should"),
+        ("POST", "/v1/similar", {"item": "i5", "k": True}, 422, "#/k: Input should"),
+        ("POST", "/v1/recommend", {"history": ["i1"] * 10_001}, 422, "at most 10000 items"),
+        ("POST", "/v1/recommend", {"history": [True]}, 422, "#/history/0"),
+        ("POST", "/v1/recommend", {}, 400, "has neither of `history` and `user`; send one of them"),
+        ("POST", "/v1/recommend", {"history": [], "user": 1}, 400, "has both of `history` and `user`"),
+        ("POST", "/v1/recommend", {"user": "u1"}, 400, "no histories are stored here"),
+        ("POST", "/v1/recommend/batch", {"histories": [[]] * 257}, 422, "at most 256 items"),
+        ("POST", "/v1/recommend/batch", {"histories": []}, 422, "at least 1 item"),
+        ("POST", "/v1/recommend", {"history": [], "max_per": {"year": 0}}, 422, "#/max_per/year: Input"),
+        ("POST", "/v1/recommend", {"history": [], "where": {"year": {">": 1}}}, 422, "Extra inputs"),
+        ("POST", "/v1/recommend", {"history": [], "where": {"year": {">=": "x"}}}, 400, "not to be compared"),
+        ("POST", "/v1/similar", {"item": "i5", "max_per": {"x": 1}}, 400, "no attribute `x`"),
+        ("POST", "/v1/recommend", {"histroy": []}, 422, "#/histroy: Extra inputs"),
+        ("POST", "/v1/recommend", None, 422, "#: Field required"),
+        ("GET", "/v1/items?limit=0", None, 422, "limit: "),
     ],
 )
 def test_errors_have_one_shape(
-    app: FastAPI, method: str, path: str, body: object, status: int, code: str, message: str
+    app: FastAPI, method: str, path: str, body: object, status: int, message: str
 ) -> None:
     answer = call(app, method, path, body)
-    assert answer.status_code == status
-    assert list(answer.json()) == ["error"] and sorted(answer.json()["error"]) == ["code", "message"]
-    assert answer.json()["error"]["code"].startswith(code)
-    assert message in answer.json()["error"]["message"]
-    assert answer.headers["x-model-version"]
+    problem = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, problem["status"], problem["type"]) == (status, status, "about:blank")
+    assert problem["title"] == HTTPStatus(status).phrase
+    assert message in problem["detail"]
+    assert answer.headers["x-model-version"] and len(answer.headers["x-request-id"]) == 32
+
+
+def test_an_invalid_request_is_told_every_place(app: FastAPI) -> None:
+    problem = call(app, "POST", "/v1/recommend", {"history": [True], "where": {"a/b~": 1}, "k": 0}).json()
+    pointers = {each["pointer"] for each in problem["errors"]}
+    assert pointers == {"#/k", "#/history/0", "#/where/a~1b~0"}
+    assert call(app, "GET", "/v1/items?limit=0").json()["errors"][0]["parameter"] == "limit"
 
 
 JSON = b"application/json"
@@ -127,20 +145,20 @@ HISTORY = b'{"history": ["i1"], '
         (JSON, HISTORY + b'"where": {"year": [%d]}}' % 2**70, 400, "attribute `year` is of type int64"),
         (JSON, HISTORY + b'"where": {"year": [NaN]}}', 400, "attribute `year` is of type int64"),
         (JSON, HISTORY + b'"where": {"year": [-Infinity]}}', 400, "attribute `year` is of type int64"),
-        (JSON, b'{"history": ["\\ud800"]}', 422, "body.history.0: Value error, half a surrogate pair"),
-        (JSON, HISTORY + b'"deny": ["\\ud800"]}', 422, "body.deny.0: Value error, half a surrogate pair"),
-        (JSON, HISTORY + b'"where": {"title": ["\\ud800"]}}', 422, "body.where.title.0: Value error, half"),
+        (JSON, b'{"history": ["\\ud800"]}', 422, "#/history/0: Value error, half a surrogate pair"),
+        (JSON, HISTORY + b'"deny": ["\\ud800"]}', 422, "#/deny/0: Value error, half a surrogate pair"),
+        (JSON, HISTORY + b'"where": {"title": ["\\ud800"]}}', 422, "#/where/title/0: Value error, half"),
         (JSON, HISTORY + b'"where": {"\\ud800": ["a"]}}', 422, "half a surrogate pair"),
-        (JSON, HISTORY + b'"\\ud800": 1}', 422, "body"),
-        (JSON, b'{"history": [NaN]}', 422, "body.history.0"),
-        (JSON, HISTORY + b'"k": Infinity}', 422, "body.k"),
+        (JSON, HISTORY + b'"\\ud800": 1}', 422, "#: "),
+        (JSON, b'{"history": [NaN]}', 422, "#/history/0"),
+        (JSON, HISTORY + b'"k": Infinity}', 422, "#/k"),
         (JSON, b'{"history": [1%s]}' % (b"0" * 5000), 400, "parsing the body"),
         (JSON, b"[" * 100_000 + b"]" * 100_000, 400, "parsing the body"),
         (JSON, b'{"history": ["\xff"]}', 400, "parsing the body"),
         (JSON, b'{"history"', 422, "JSON decode error"),
-        (JSON, b"", 422, "body: Field required"),
-        (JSON, b"null", 422, "body"),
-        (b"text/plain", b"i1", 422, "body"),
+        (JSON, b"", 422, "#: Field required"),
+        (JSON, b"null", 422, "#: "),
+        (b"text/plain", b"i1", 422, "#: "),
         (b"application/json; charset=\xff", b"\xff", 400, "parsing the body"),
         (
             JSON,
@@ -154,8 +172,8 @@ def test_whatever_a_client_sends_is_not_our_failure(
     app: FastAPI, kind: bytes, raw: bytes, status: int, message: str
 ) -> None:
     answer = call(app, "POST", "/v1/recommend", raw=raw, kind=kind)
-    assert (answer.status_code, list(answer.json())) == (status, ["error"])
-    assert message in answer.json()["error"]["message"]
+    assert (answer.status_code, answer.json()["status"]) == (status, status)
+    assert message in answer.json()["detail"]
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
@@ -171,15 +189,22 @@ def test_both_halves_of_a_surrogate_pair_are_text(app: FastAPI) -> None:
 
 
 def test_a_failure_of_ours_is_an_answer_too(
-    app: FastAPI, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI,
+    recommender: Recommender,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(recommender, "recommend", lambda *_, **__: 1 / 0)
+    def fail(*_: object) -> None:
+        raise KeyError("i1")
+
+    monkeypatch.setattr(recommender, "answer", fail)
+    caplog.set_level(logging.INFO)
     answer = call(app, "POST", "/v1/recommend", {"history": ["i1"]})
     assert answer.status_code == 500
-    assert answer.json()["error"] == {
-        "code": "internal_server_error",
-        "message": "the server failed; its log says more",
-    }
+    assert answer.json()["title"] == "Internal Server Error"
+    assert answer.json()["detail"] == "the server failed; its log says more under this request id"
+    assert f"request {answer.headers['x-request-id']} failed: KeyError" in caplog.text
+    assert "in fail" in caplog.text and "'i1'" not in caplog.text, "where it failed, not what was asked"
     assert call(app, "GET", "/readyz").status_code == 500, "a model that cannot answer is not ready"
     assert call(app, "GET", "/healthz").status_code == 200
     assert 'route="/v1/recommend",status="500"} 1.0' in call(app, "GET", "/metrics").text
@@ -188,7 +213,12 @@ def test_a_failure_of_ours_is_an_answer_too(
 def test_operations(app: FastAPI, recommender: Recommender) -> None:
     version = recommender.model_version
     assert call(app, "GET", "/healthz").json() == {"status": "ok", "model_version": version}
-    assert call(app, "GET", "/readyz").json() == {"status": "ready", "model_version": version}
+    assert call(app, "GET", "/readyz").json() == {
+        "status": "ready",
+        "model_version": version,
+        "problems": {},
+    }
+    call(app, "POST", "/v1/recommend", {"history": ["i1"]})
     for path in ("/a", "/b", "/v1/items"):
         call(app, "GET", path)
     text = call(app, "GET", "/metrics").text
@@ -198,11 +228,23 @@ def test_operations(app: FastAPI, recommender: Recommender) -> None:
     assert f"recsys_items {float(N_ITEMS)}" in text
     assert "/v1/items" not in call(create_app(recommender), "GET", "/metrics").text, "apps share nothing"
     document = call(app, "GET", "/openapi.json").json()
-    paths = {"/v1/recommend", "/v1/similar", "/v1/items", "/healthz", "/readyz", "/metrics"}
+    paths = {
+        "/v1/recommend",
+        "/v1/recommend/batch",
+        "/v1/similar",
+        "/v1/items",
+        "/v1/model",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    }
     assert set(document["paths"]) == paths
     assert document["components"]["schemas"]["RecommendRequest"]["examples"][0]["history"]
     responses = document["paths"]["/v1/recommend"]["post"]["responses"]
-    assert responses["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorResponse")
+    assert responses["422"]["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
+    for stage in ("queue", "filter", "encode", "search"):
+        assert f'recsys_stage_seconds_count{{stage="{stage}"}}' in text
+    assert f'recsys_model{{version="{version}"}} 1.0' in text and 'recsys_problem{what="model"} 0.0' in text
 
 
 def test_a_port_in_use_is_an_input_error(recommender: Recommender) -> None:
@@ -212,28 +254,15 @@ def test_a_port_in_use_is_an_input_error(recommender: Recommender) -> None:
             serve(recommender, port=port)
 
 
-def test_a_real_server_answers_what_export_writes_and_stops_when_told(
-    tmp_path: Path, folder: Path, recommender: Recommender, data: PreparedData
+def test_the_endpoint_answers_what_export_writes(
+    tmp_path: Path, app: FastAPI, recommender: Recommender, data: PreparedData
 ) -> None:
-    lines = pq.read_table(export(recommender, data, tmp_path / "recs.parquet", k=20).path).to_pylist()
-    program = (
-        "from recsys.recommender import Recommender; from serving.server import serve\n"
-        f"serve(Recommender.load({str(folder)!r}, backend='annoy'), port=0, log_level='warning')"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().split(" on ")[1].split()[0]
-            with httpx.Client(base_url=address, timeout=30) as client:
-                assert client.get("/readyz").json()["status"] == "ready"
-                for row, line in enumerate(lines):
-                    history = data.vocabulary.decode(data.sequences[row])
-                    answer = client.post("/v1/recommend", json={"history": history, "k": 20}).json()
-                    assert [item["id"] for item in answer["items"]] == line["items"]
-                    scores = [item["score"] for item in answer["items"]]
-                    assert scores == pytest.approx(line["scores"], abs=1e-5)
-                    assert answer["model_version"] == line["model_version"]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=20) == 0
-        finally:
-            process.kill()
+    export(recommender, data, tmp_path / "recs.parquet", Wanted(k=20))
+    lines = pq.read_table(tmp_path / "recs.parquet").to_pylist()
+    histories = [data.vocabulary.decode(data.sequences[row]) for row in range(len(data.sequences))]
+    body = {"histories": histories, "k": 20}
+    answers = call(app, "POST", "/v1/recommend/batch", body).json()["answers"]
+    for answer, line in zip(answers, lines, strict=True):
+        assert [item["id"] for item in answer["items"]] == line["items"]
+        assert [item["score"] for item in answer["items"]] == pytest.approx(line["scores"], abs=1e-5)
+        assert answer["model_version"] == line["model_version"]

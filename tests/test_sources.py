@@ -13,7 +13,7 @@ import pytest
 from data_prep.prepare import check_input, prepare
 from recsys.config import ExperimentConfig, build_config
 from recsys.errors import InputError
-from tests.object_store import object_store
+from tests.object_store import KEY, SECRET, object_store
 from tests.postgres import PASSWORD, postgres_programs, postgres_server
 
 ROWS = [("ann", 3, 100), ("bob", 1, 90), ("ann", 2, 95), ("ann", 1, 95), ("bob", 2, 120)]
@@ -151,17 +151,19 @@ def test_a_partitioned_log_on_disk_and_in_an_object_store(
         tmp_path, "local", path=str(bucket / "log"), format="parquet", items=str(bucket / "items.parquet")
     )
     assert prepare(local).manifest["content_digest"] == content
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with object_store(tmp_path / "store") as endpoint:
-        store = {"aws_endpoint_url": endpoint, "aws_region": "here", "aws_allow_http": "true"}
+        store = {"aws_endpoint_url": endpoint, "aws_region": "us-east-1", "aws_allow_http": "true"}
         path = {"path": "s3://bucket/log/", "format": "parquet", "storage": store}
         remote = config(tmp_path, "remote", **path, items="s3://bucket/items.parquet")
         assert prepare(remote).manifest["content_digest"] == content
         assert prepare(remote).reused
         partition = {"columns": {**COLUMNS, "context": ["shop"]}}
-        kept = prepare(config(tmp_path, "shop", **path, **partition, items="s3://bucket/items.parquet"))
-        assert pl.read_parquet(kept.path / "sequences.parquet")["shop"].to_list() == [0, 0]
+        remote = config(tmp_path, "shop", **path, **partition, items="s3://bucket/items.parquet")
+        data = local.data.model_dump() | partition
+        for kept in (prepare(remote), prepare(config(tmp_path, "local shop", **data))):
+            assert pl.read_parquet(kept.path / "sequences.parquet")["shop"].to_list() == [0, 0]
         with pytest.raises(InputError, match=r"s3://bucket/nothing/ cannot be read: .*; check the address"):
             prepare(config(tmp_path, "x", **{**path, "path": "s3://bucket/nothing/"}))
         with pytest.raises(InputError, match=r"only Parquet is read from there: set data\.format=parquet"):

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from data_prep.assemble import Tables, assemble
 from data_prep.cleaning import positions
+from data_prep.cold_items import withhold
 from data_prep.frame_types import Frame
 from data_prep.leakage import LeakageError, check_leakage
-from data_prep.splits import Cuts, global_cuts, held_out, split_marks, training_counts
-from recsys.config import GlobalTime, LeaveOneOut, SplitConfig, UserHoldout
+from data_prep.splits import Cuts, drawn, global_cuts, held_out, split_marks, training_counts
+from recsys.config import GlobalTime, ItemCold, LeaveOneOut, LowResource, SplitConfig, UserHoldout
 from recsys.errors import InputError
 
 Rows = list[tuple[int, int, int]]
@@ -254,3 +255,41 @@ def test_global_time_needs_times() -> None:
     events = log(ROWS).with_columns(nw.lit(None).cast(nw.Int64).alias("time"))
     with pytest.raises(InputError, match=r"split global_time needs times; set data.columns.time"):
         global_cuts(events, GlobalTime())
+
+
+def test_withheld_items_are_tested_and_never_trained() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(int(rng.integers(30)), int(rng.integers(20)), time) for time in range(300)]
+    split = ItemCold(items=0.3, seed=2)
+    left, removal = withhold(log(rows), split)
+    placed = positions(left)
+    marks = split_marks(placed, split, None)
+    native = (frame.collect().to_native() for frame in (placed, marks, training_counts(placed, marks)))
+    tables = assemble(*native, None, True)[0]  # type: ignore[call-arg]
+    assert "the items of the test have no training event" in check_leakage(tables, split.kind, None)
+    withheld = {item for item in range(20) if drawn(split.seed, item) < split.items}
+    ids = tables.items["id"].to_pylist()
+    expected = ordered(rows)
+    for row, sequence in enumerate(tables.sequences["id"].to_pylist()):
+        items = [ids[at - 1] for at in tables.values[tables.offsets[row] : tables.offsets[row + 1]]]
+        whole = [item for _, item in expected[sequence]]
+        last = max((at for at, item in enumerate(whole) if item in withheld), default=None)
+        warm = [item for item in whole[:last] if item not in withheld]
+        assert items == (warm if last is None else [*warm, whole[last]])
+        assert len(items) - tables.mark("test_start")[row] == (last is not None)
+    assert removal.events == len(rows) - len(tables.values) > 0
+    with pytest.raises(LeakageError, match="the items of the test have no training event"):
+        counts = pa.array(tables.items["count"].to_numpy() + 1)
+        place = tables.items.schema.get_field_index("count")
+        trained = tables.items.set_column(place, "count", counts)
+        check_leakage(Tables(tables.sequences, trained), split.kind, None)
+
+
+def test_few_sequences_train_and_all_are_tested() -> None:
+    rows = [(user, item, item) for user in range(50) for item in range(4)]
+    few, many = (marks_of(rows, LowResource(users=users)) for users in (0.2, 0.6))
+    training = [{user for user, marks in each.items() if marks[1]} for each in (few, many)]
+    assert training[0] < training[1] and 3 < len(training[0]) < 20 < len(training[1]) < 40
+    assert {marks[2:] for marks in few.values()} == {(2, 3)}
+    tables, _ = tables_of(rows, LowResource(users=0.2))
+    assert "a sequence trains whole or not at all" in check_leakage(tables, "low_resource", None)

@@ -19,6 +19,7 @@ from recsys.errors import InputError
 from recsys.evaluation import evaluate
 from recsys.experiment import train
 from recsys.models import build_encoder
+from recsys.models.protocol import Model
 from recsys.models.transformer import Transformer
 from recsys.training import Fitted, fit_encoder
 from recsys.warm_start import WarmStart
@@ -78,7 +79,7 @@ def fit(data: PreparedData, folder: Path, epochs: int, start: WarmStart | None =
     )
 
 
-def bundle_of(folder: Path, data: PreparedData, encoder: Transformer, **facts: Any) -> Bundle:  # noqa: ANN401
+def bundle_of(folder: Path, data: PreparedData, encoder: Model, **facts: Any) -> Bundle:  # noqa: ANN401
     stated = {"metrics": {}, "trained_on": "training", "best_epoch": 1, **facts}
     save_bundle(folder, config=configuration(data), model=encoder, data=data, **stated)
     return Bundle.load(folder)

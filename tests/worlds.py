@@ -107,7 +107,8 @@ def encoder_bundle(folder: Path, data: PreparedData) -> Bundle:
 def counting_bundle(folder: Path, data: PreparedData, **model: Any) -> Bundle:  # noqa: ANN401
     """Bundle of a counting model, fitted."""
     config = experiment(**model)
-    fitted = fit_counting(config.model, data.training(), data.training_times(), len(data.vocabulary))
+    training, times = data.training(), data.training_times()
+    fitted = fit_counting(config.model, training, times, len(data.vocabulary), data.items)
     save_bundle(
         folder, config=config, model=fitted, data=data, metrics={}, trained_on="training", best_epoch=None
     )

@@ -7,8 +7,10 @@ from recsys.config.data import (
     DataConfig,
     ExpectConfig,
     GlobalTime,
+    ItemCold,
     ItemColumns,
     LeaveOneOut,
+    LowResource,
     SplitConfig,
     UserHoldout,
 )
@@ -33,6 +35,7 @@ from recsys.config.models import (
     RecentPopularityConfig,
     ReplayConfig,
     SASRecConfig,
+    TransformerConfig,
 )
 from recsys.config.sessions import (
     SessionConfig,
@@ -41,10 +44,12 @@ from recsys.config.sessions import (
     SessionsByGap,
     WholeSequences,
 )
+from recsys.config.text import CategoryPopularityConfig, RecformerConfig, SentenceConfig, TextKNNConfig
 from recsys.config.training import TrainingConfig
 
 __all__ = [
     "BERT4RecConfig",
+    "CategoryPopularityConfig",
     "CleanConfig",
     "Columns",
     "Config",
@@ -54,22 +59,28 @@ __all__ = [
     "ExperimentConfig",
     "GlobalTime",
     "IndexConfig",
+    "ItemCold",
     "ItemColumns",
     "ItemKNNConfig",
     "LeaveOneOut",
+    "LowResource",
     "MarkovConfig",
     "ModelConfig",
     "PopularityConfig",
     "RecentPopularityConfig",
+    "RecformerConfig",
     "ReplayConfig",
     "SASRecConfig",
+    "SentenceConfig",
     "SessionConfig",
     "SessionsByColumn",
     "SessionsByDay",
     "SessionsByGap",
     "SplitConfig",
+    "TextKNNConfig",
     "TrackingConfig",
     "TrainingConfig",
+    "TransformerConfig",
     "UserHoldout",
     "WholeSequences",
     "build_config",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -171,4 +171,28 @@ class UserHoldout(Config):
     targets: TargetTypes = None
 
 
-SplitConfig = Annotated[LeaveOneOut | GlobalTime | UserHoldout, Field(discriminator="kind")]
+class ItemCold(Config):
+    """Some items leave training entirely; the test target is the last of them in a sequence.
+
+    What comes after it is left out, and so are others of them before it. The event before the test target, or
+    the last of a sequence without such an item, is the validation target.
+    """
+
+    kind: Literal["item_cold"] = "item_cold"
+    items: float = Field(0.1, gt=0, lt=1, description="fraction of items that leave training")
+    seed: int = Field(0, description="seed of the draw")
+    targets: ClassVar[None] = None  # an item is asked for whatever was done with it
+
+
+class LowResource(Config):
+    """Leave-one-out in which only a fraction of the sequences trains; every sequence is tested."""
+
+    kind: Literal["low_resource"] = "low_resource"
+    users: float = Field(0.1, gt=0, le=1, description="fraction of sequences that train")
+    seed: int = Field(0, description="seed of the draw; a smaller fraction is part of a larger one")
+    targets: TargetTypes = None
+
+
+SplitConfig = Annotated[
+    LeaveOneOut | GlobalTime | UserHoldout | ItemCold | LowResource, Field(discriminator="kind")
+]

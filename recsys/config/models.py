@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from recsys.config.base import Config
+from recsys.config.text import CategoryPopularityConfig, RecformerConfig, SentenceConfig, TextKNNConfig
 
 
-class TransformerConfig(Config):
+class TransformerConfig(SentenceConfig):
     """Sizes that every transformer has."""
 
     dim: int = Field(64, ge=2, description="width D of items and hidden states")
@@ -35,6 +36,18 @@ class TransformerConfig(Config):
         "cosine", description="cosine divided by `temperature`, or (as published) the inner product"
     )
     temperature: float = Field(0.05, gt=0, description="cosine: scores are divided by it")
+    item_encoder: Literal["id", "text", "id+text"] = Field(
+        "id", description="what an item is: a vector of its own, or of its text, or the sum of both"
+    )
+    id_dropout: float = Field(
+        0.1, ge=0, lt=1, description="id+text: share of a step's items that show their text alone"
+    )
+    backbone: str | None = Field(
+        None,
+        description="text: features of a pre-trained encoder that is not trained: the folder of a recformer "
+        "bundle, or a BERT, RoBERTa or Longformer checkpoint, by folder or hub id (extra `text`); default: "
+        "token vectors that are trained with everything else",
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -116,6 +129,9 @@ class ReplayConfig(Config):
     name: Literal["replay"] = "replay"
 
 
-Counting = PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig | ReplayConfig
-EncoderConfig = BERT4RecConfig | SASRecConfig
+TextCounting = TextKNNConfig | CategoryPopularityConfig
+Counting = (
+    PopularityConfig | RecentPopularityConfig | MarkovConfig | ItemKNNConfig | ReplayConfig | TextCounting
+)
+EncoderConfig = BERT4RecConfig | SASRecConfig | RecformerConfig
 ModelConfig = Annotated[EncoderConfig | Counting, Field(discriminator="name")]

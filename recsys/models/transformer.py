@@ -17,116 +17,29 @@ What differs in all: positions are counted from the end of a sequence (equal to 
 that a row can be as narrow as its sequences; and several sequences may stand in one row, each of which sees
 only itself.
 
+An item is a vector of its own, or of its text (`recsys.models.text_tower`), or the sum of both. Training
+computes the text's vector of every item that a step uses, with its gradient; what is read otherwise is a
+table that `refresh` fills.
+
 Shapes: `B` rows, `L` columns, `Q` columns of a row that are asked, `D` width, `H` heads, `V` items, `U`
 of them that a step uses, `T` places that the loss reads.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recsys.config import BERT4RecConfig, SASRecConfig
+from recsys.models.block import Block
 from recsys.models.dropout import dropout
+from recsys.models.text_tower import TextTower
 from recsys.schema import PAD
-
-FEED_FORWARDS: dict[str, tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = {
-    "gelu": (4, F.gelu),
-    "relu": (1, F.relu),
-}
-"""Name -> width of the inner layer in D, and its activation."""
-
-
-class Block(nn.Module):
-    """One transformer layer: attention and feed-forward, each a branch around which the state is carried."""
-
-    def __init__(
-        self,
-        *,
-        dim: int,
-        heads: int,
-        dropout: float,
-        attention_dropout: float,
-        pre_norm: bool,
-        feed_forward: str,
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-        self.pre_norm = pre_norm
-        self.project_qkv = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
-        self.attention_norm = nn.LayerNorm(dim)
-        factor, self.activation = FEED_FORWARDS[feed_forward]
-        inner = factor * dim
-        self.widen = nn.Linear(dim, inner)
-        self.narrow = nn.Linear(inner, dim)
-        self.feed_forward_norm = nn.LayerNorm(dim)
-
-    def attend(
-        self, hidden_BLD: torch.Tensor, seen_BQL: torch.Tensor, asking_BQD: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(B, Q, D) what each place gathers from the columns of its row that it may see.
-
-        Args:
-            hidden_BLD: states that the layer reads.
-            seen_BQL: (B, 1, Q or 1, L) additive mask: 0 where a column may be seen, else -inf.
-            asking_BQD: states of the places that ask; default: all.
-        """
-        D = hidden_BLD.shape[-1]
-        if self.pre_norm:
-            hidden_BLD = self.attention_norm(hidden_BLD)
-        if asking_BQD is None:
-            query_BQD, key_BLD, value_BLD = self.project_qkv(hidden_BLD).chunk(3, dim=-1)
-        else:
-            weight, bias = self.project_qkv.weight, self.project_qkv.bias
-            asking_BQD = self.attention_norm(asking_BQD) if self.pre_norm else asking_BQD
-            query_BQD = F.linear(asking_BQD, weight[:D], bias[:D])
-            key_BLD, value_BLD = F.linear(hidden_BLD, weight[D:], bias[D:]).chunk(2, dim=-1)
-        query_BHQd, key_BHLd, value_BHLd = (
-            x.unflatten(-1, (self.heads, D // self.heads)).transpose(1, 2)
-            for x in (query_BQD, key_BLD, value_BLD)
-        )
-        mixed_BHQd = self._mix(query_BHQd, key_BHLd, value_BHLd, seen_BQL)
-        mixed_BQD: torch.Tensor = mixed_BHQd.transpose(1, 2).flatten(2)
-        return mixed_BQD
-
-    def _mix(
-        self,
-        query_BHQd: torch.Tensor,
-        key_BHLd: torch.Tensor,
-        value_BHLd: torch.Tensor,
-        seen_BQL: torch.Tensor,
-    ) -> torch.Tensor:
-        dropped = self.attention_dropout if self.training else 0.0
-        plain = query_BHQd.is_cpu and (dropped or query_BHQd.dtype != torch.float32)
-        if not plain:
-            return F.scaled_dot_product_attention(
-                query_BHQd, key_BHLd, value_BHLd, attn_mask=seen_BQL.to(query_BHQd.dtype), dropout_p=dropped
-            )
-        # On a CPU the fused kernel is slower with dropout, and in bfloat16 its backward takes twice as long.
-        scores_BHQL = (query_BHQd / math.sqrt(query_BHQd.shape[-1])) @ key_BHLd.transpose(2, 3)
-        weights_BHQL = scores_BHQL.add_(seen_BQL).softmax(-1)
-        return dropout(weights_BHQL, dropped) @ value_BHLd
-
-    def finish(self, hidden_D: torch.Tensor, mixed_D: torch.Tensor) -> torch.Tensor:
-        """(..., D) states of the next layer from those of this one and what they gathered; place by place."""
-        summed_D = hidden_D + self._drop(self.project_out(mixed_D))
-        if not self.pre_norm:
-            summed_D = self.attention_norm(summed_D)
-        read_D = self.feed_forward_norm(summed_D) if self.pre_norm else summed_D
-        narrowed_D = self.narrow(self.activation(self.widen(read_D)))
-        carried_D: torch.Tensor = summed_D + self._drop(narrowed_D)
-        return carried_D if self.pre_norm else self.feed_forward_norm(carried_D)
-
-    def _drop(self, branch_D: torch.Tensor) -> torch.Tensor:
-        return dropout(branch_D, self.dropout) if self.training else branch_D
+from recsys.text.tokens import ItemTokenizer, Sentences
 
 
 class Transformer(nn.Module):
@@ -148,6 +61,9 @@ class Transformer(nn.Module):
         feed_forward: str,
         temperature: float | None,
         biased: bool,
+        tower: TextTower | None = None,
+        own_vectors: bool = True,
+        own_dropout: float = 0.0,
     ) -> None:
         """Draw the weights from the global torch generator: truncated normal, deviation 0.02.
 
@@ -166,6 +82,9 @@ class Transformer(nn.Module):
             feed_forward: a name of `FEED_FORWARDS`.
             temperature: of cosine scores; None for inner products.
             biased: whether items have a bias besides.
+            tower: gives the vectors of items' texts; None where they have none.
+            own_vectors: whether items have vectors of their own.
+            own_dropout: share of the items of a step that show their text alone.
         """
         super().__init__()
         self.n_items = n_items
@@ -177,7 +96,9 @@ class Transformer(nn.Module):
         self.temperature = temperature
         self.biased = biased
         self.scale = math.sqrt(dim) if pre_norm else 1.0
-        self.item_embedding = nn.Embedding(n_items + 2, dim, padding_idx=PAD)
+        self.own_vectors = own_vectors
+        self.own_dropout = own_dropout
+        self.item_embedding = nn.Embedding((n_items if own_vectors else 0) + 2, dim, padding_idx=PAD)
         self.position_embedding = nn.Embedding(max_length, dim)
         self.blocks = nn.ModuleList(
             Block(
@@ -197,6 +118,12 @@ class Transformer(nn.Module):
         if self.biased:
             self.item_bias = nn.Parameter(torch.zeros(n_items))
         self.apply(_initialise)
+        self.tower = tower
+        if tower:
+            self.item_vectors: torch.Tensor
+            self.trained_items: torch.Tensor
+            self.register_buffer("item_vectors", torch.zeros(n_items + 2, dim))
+            self.register_buffer("trained_items", torch.ones(n_items + 2, dtype=torch.bool))
 
     def states(
         self,
@@ -247,7 +174,8 @@ class Transformer(nn.Module):
             items_BL = F.pad(items_BL, (0, 1), value=self.n_items + 1)
         B, L = items_BL.shape
         nearest = self.spare if self.causal else 0
-        positions_L = torch.arange(nearest + L - 1, nearest - 1, -1, device=items_BL.device)
+        # A range that falls is not known to exporters.
+        positions_L = nearest + L - 1 - torch.arange(L, device=items_BL.device)
         hidden_BLD = self._embed(items_BL, positions_L)
         seen_BLL = (items_BL != PAD)[:, None, None, :]
         if self.causal:
@@ -263,7 +191,7 @@ class Transformer(nn.Module):
 
     def item_table(self) -> torch.Tensor:
         """(V, D or D+1) item vectors; where items have a bias it is the last dimension."""
-        vectors_VD = self.compared(self.item_embedding.weight[1 : self.n_items + 1])
+        vectors_VD = self.compared(self._stored()[1 : self.n_items + 1])
         return torch.cat([vectors_VD, self.item_bias[:, None]], dim=1) if self.biased else vectors_VD
 
     def outputs(self, rows_U: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,16 +201,96 @@ class Transformer(nn.Module):
             rows_U: take these rows alone, rising, PAD the first and MASK the last; the gradients of the whole
                 are then sparse.
         """
-        table_UD: torch.Tensor = self.item_embedding.weight
-        if rows_U is not None:
-            table_UD = F.embedding(rows_U, table_UD, sparse=True)
+        table_UD = self._computed(rows_U)
         if not self.biased:
             bias_U = table_UD.new_zeros(len(table_UD) - 2)
         elif rows_U is None:
             bias_U = self.item_bias
         else:
             bias_U = self.item_bias.gather(0, rows_U[1:-1] - 1, sparse_grad=True)
-        return table_UD, F.pad(bias_U, (1, 1), value=-torch.inf)
+        bias_U = F.pad(bias_U, (1, 1), value=-torch.inf)
+        if self.tower:  # what no event trains is no answer, and its text not to be pushed away
+            trained_U = self.trained_items if rows_U is None else self.trained_items[rows_U]
+            bias_U = bias_U.masked_fill(~trained_U, -torch.inf)
+        return table_UD, bias_U
+
+    def _stored(self) -> torch.Tensor:
+        """(V+2, D) item vectors, those of texts as they were when last refreshed."""
+        return self.item_vectors if self.tower else self.item_embedding.weight
+
+    def _computed(self, rows_U: torch.Tensor | None) -> torch.Tensor:
+        """(U, D) item vectors with their gradients, PAD's the first and MASK's the last."""
+        own = self.item_embedding.weight
+        if rows_U is not None and self.own_vectors:
+            own = F.embedding(rows_U, own, sparse=True)
+        if self.tower is None:
+            return own
+        if rows_U is None:
+            rows_U = torch.arange(self.n_items + 2, device=own.device)
+        text_UD = self.tower(rows_U[1:-1])
+        if not self.own_vectors:
+            return torch.cat([own[:1], text_UD, own[1:]])
+        kept_U = self.trained_items[rows_U]
+        if self.training and self.own_dropout:
+            shown_U = torch.rand(len(kept_U), device=own.device) >= self.own_dropout
+            shown_U[-1] = True  # MASK has no text
+            kept_U = kept_U & shown_U
+        return own * kept_U[:, None] + F.pad(text_UD, (0, 0, 1, 1))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Fill the table of item vectors with those of the weights as they are now."""
+        if self.tower:
+            mode = self.training
+            self.eval()
+            self.item_vectors.copy_(self._computed(None))
+            self.train(mode)
+
+    @property
+    def tokenizer(self) -> ItemTokenizer | None:
+        """Of the items' texts."""
+        return self.tower.tokenizer if self.tower else None
+
+    @property
+    def row_weights(self) -> list[str]:
+        """Weights with a row an item, of which a step with negatives changes some."""
+        return ["item_embedding.weight", "item_bias"] if self.own_vectors else ["item_bias"]
+
+    @torch.no_grad()
+    def extended(self, sentences: Sentences) -> Transformer:
+        """A view of the model with more items, after its own, that it knows by their text alone."""
+        return self._with_items(self.n_items, sentences)
+
+    @torch.no_grad()
+    def with_sentences(self, sentences: Sentences) -> Transformer:
+        """A view of the model with other items in place of its own, known by their text alone."""
+        return self._with_items(0, sentences)
+
+    @torch.no_grad()
+    def extended_state(self, sentences: Sentences) -> dict[str, torch.Tensor]:
+        """Weights of `extended`, to be stored: the new items have no vector of their own."""
+        assert self.tower is not None
+        view, n = self.extended(sentences), len(sentences.tokens) - 1
+        state = view.state_dict() | self.tower.extended_state(sentences, "tower.")
+        rows = ["trained_items", *(["item_embedding.weight"] if self.own_vectors else [])]
+        for name in rows:
+            own = state[name]
+            state[name] = torch.cat([own[:-1], own.new_zeros(n, *own.shape[1:]), own[-1:]])
+        return state
+
+    def _with_items(self, kept: int, sentences: Sentences) -> Transformer:
+        """A view with the first items, and those of the sentences after them."""
+        assert self.tower is not None
+        new_ED, own_VD = self.tower.of_sentences(sentences), self.item_vectors
+        other = copy.copy(self)
+        other._buffers = self._buffers | {
+            "item_vectors": torch.cat([own_VD[: kept + 1], new_ED, own_VD[-1:]])
+        }
+        if self.biased:
+            bias_V = F.pad(self.item_bias[:kept], (0, len(new_ED)))
+            other._parameters = self._parameters | {"item_bias": nn.Parameter(bias_V, requires_grad=False)}
+        other.n_items = kept + len(new_ED)
+        return other
 
     def compared(self, table_UD: torch.Tensor) -> torch.Tensor:
         """(U, D) what states are compared with: item vectors, brought to unit length for cosines."""
@@ -291,7 +299,7 @@ class Transformer(nn.Module):
     def _embed(
         self, items_BL: torch.Tensor, positions_BL: torch.Tensor, table_UD: torch.Tensor | None = None
     ) -> torch.Tensor:
-        table_UD = self.item_embedding.weight if table_UD is None else table_UD
+        table_UD = self._stored() if table_UD is None else table_UD
         items_BLD = F.embedding(items_BL, table_UD, padding_idx=PAD)
         embedded_BLD = items_BLD * self.scale + self.position_embedding(positions_BL)
         if not self.pre_norm:
@@ -316,37 +324,6 @@ class Transformer(nn.Module):
     @staticmethod
     def _additive(seen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
-
-
-def build_bert4rec(config: BERT4RecConfig, n_items: int) -> Transformer:
-    """BERT4Rec with fresh weights, as the configuration says."""
-    biased = config.scoring == "dot"
-    return _build(config, n_items, causal=config.read == "last_item", spare=1, biased=biased)
-
-
-def build_sasrec(config: SASRecConfig, n_items: int) -> Transformer:
-    """SASRec with fresh weights, as the configuration says."""
-    return _build(config, n_items, causal=True, spare=0, biased=False)
-
-
-def _build(
-    config: BERT4RecConfig | SASRecConfig, n_items: int, *, causal: bool, spare: int, biased: bool
-) -> Transformer:
-    return Transformer(
-        n_items=n_items,
-        dim=config.dim,
-        layers=config.layers,
-        heads=config.heads,
-        max_length=config.max_length,
-        dropout=config.dropout,
-        attention_dropout=config.attention_dropout,
-        causal=causal,
-        spare=spare,
-        pre_norm=config.norm == "pre",
-        feed_forward=config.feed_forward,
-        temperature=config.temperature if config.scoring == "cosine" else None,
-        biased=biased,
-    )
 
 
 def _initialise(module: nn.Module) -> None:

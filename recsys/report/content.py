@@ -13,9 +13,9 @@ from recsys.compare import compare
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.errors import InputError
 from recsys.evaluation import Evaluation, check_trained_on, evaluate, evaluate_bundle
-from recsys.floors import FLOORS
+from recsys.floors import floors_for
 from recsys.index import IndexInfo, read_index_info
-from recsys.models import ANSWERS_SEEN, check_has_answers, fit_counting
+from recsys.models import ANSWERS_SEEN, check_has_answers, fit_counting, scores_cold
 from recsys.report.examples import Example, example_users
 
 COMPARED = ("hr@10", "ndcg@10")
@@ -150,15 +150,19 @@ def _baselines(
     """Every counting model that has something to say here, measured as the model was, best first."""
     training, times = data.training(), data.training_times()
     found = []
-    for name, config in FLOORS.items():
+    for name, config in floors_for(data).items():
         silent = config.name in ANSWERS_SEEN and (model.exclude_seen or not repeats)
-        timeless = config.name == "recent_popularity" and times is None
-        if silent or timeless or config == measured.config.model:
+        if silent or config == measured.config.model:
             continue
         say(f"baseline: {name}")
-        fitted = fit_counting(config, training, times, len(data.vocabulary))
+        fitted = fit_counting(config, training, times, len(data.vocabulary), data.items)
         evaluation = evaluate(
-            fitted, data, split=model.split, exclude_seen=model.exclude_seen, seed=model.seed
+            fitted,
+            data,
+            split=model.split,
+            exclude_seen=model.exclude_seen,
+            seed=model.seed,
+            scores_cold=scores_cold(config),
         )
         differences = compare(evaluation, model, metrics=COMPARED, seed=model.seed).differences
         found.append(Baseline(name, evaluation, differences))

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +21,7 @@ from recsys.evaluation import ALL, TRAINED, Evaluation, Protocol, Scorer, evalua
 from recsys.experiment import train
 from recsys.floors import FLOORS
 from recsys.history import HISTORY_FILE
-from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting
+from recsys.models import ANSWERS_SEEN, ENCODERS, fit_counting, scores_cold
 from recsys.models.protocol import Model
 from recsys.recipe import settled
 from recsys.run_state import STATE_FILE
@@ -67,6 +68,8 @@ class Board:
         facts: Row,
         rules: list[Rule],
         more: Callable[[Evaluation], Row] = lambda evaluation: {},
+        *,
+        scores_cold: bool = False,
     ) -> list[Evaluation]:
         """Evaluate a model by each rule and add its row.
 
@@ -75,12 +78,18 @@ class Board:
             facts: the row's fields known already.
             rules: what it is measured by.
             more: evaluation -> further fields of its row.
+            scores_cold: whether it knows items without a training event by something else.
         """
         evaluations = []
         for rule in rules:
             protocol, seen = rule
             evaluation = evaluate(
-                model, self.data, protocol=protocol, exclude_seen=seen == "removed", cutoffs=CUTOFFS
+                model,
+                self.data,
+                protocol=protocol,
+                exclude_seen=seen == "removed",
+                cutoffs=CUTOFFS,
+                scores_cold=scores_cold,
             )
             content = evaluation.to_json()
             row = results.new_row(
@@ -129,9 +138,9 @@ def measure_floor(label: str, config: ModelConfig, board: Board) -> None:
     if not rules:
         return
     started = time.perf_counter()
-    fitted = fit_counting(config, data.training(), times, len(data.vocabulary))
+    fitted = fit_counting(config, data.training(), times, len(data.vocabulary), data.items)
     facts = {"seconds": round(time.perf_counter() - started, 2), "versions": environment().packages}
-    board.measure(fitted, model | facts, rules)
+    board.measure(fitted, model | facts, rules, scores_cold=scores_cold(config))
 
 
 def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Path) -> None:
@@ -148,7 +157,8 @@ def measure_encoder(label: str, config: ExperimentConfig, board: Board, work: Pa
     rules = board.missing(model)
     if rules:
         bundle, facts = trained_encoder(config, board, work)
-        board.measure(bundle.model, model | facts, rules, lambda found: above_floor(found, board))
+        more = partial(above_floor, board=board)
+        board.measure(bundle.model, model | facts, rules, more, scores_cold=scores_cold(config.model))
 
 
 def above_floor(evaluation: Evaluation, board: Board) -> Row:

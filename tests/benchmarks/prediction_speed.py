@@ -19,7 +19,7 @@ import numpy as np
 
 from recsys.config import SASRecConfig
 from recsys.encoding import encode_histories, item_vectors
-from recsys.models.transformer import build_sasrec
+from recsys.models.build import build_sasrec
 from recsys.search import ExactIndex
 from recsys.sequences import Ragged
 from tests.benchmarks.peers import run_script

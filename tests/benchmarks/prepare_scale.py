@@ -87,7 +87,7 @@ It asks for a general model's data set: a sequential one would hold a row for ea
 """
 
 
-def run(command: Sequence[str]) -> dict[str, float]:
+def run(command: list[str]) -> dict[str, float]:
     """Seconds and memory of a process.
 
     Raises:

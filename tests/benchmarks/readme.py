@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recsys.config import ExperimentConfig, sections_of
+from tests.benchmarks.ablation import AS_CONFIGURED
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.prepare_scale import RESULTS as SCALE
 from tests.benchmarks.prepare_scale import table as scale_table
@@ -120,13 +121,13 @@ def ablation(rows: list[Row], data: str, model: str, seen_items: str = "removed"
     if not variants:
         raise SystemExit(f"results.jsonl has no ablation of {model} on {data}, seen items {seen_items}")
     newest, digest = variants[-1]["ablation"]["recipe"], variants[-1]["digest"]
-    recipe = [row for row in rows if (row["model"], *_version(row)) == (model, newest, digest)]
     changed: dict[str, list[Row]] = {}
     for row in variants:
         if (row["ablation"]["recipe"], row["digest"]) == (newest, digest):
             changed.setdefault(row["ablation"]["variant"], []).append(row)
+    recipe = changed.pop(AS_CONFIGURED, [])
     lines = ["| recipe | HR@10 | NDCG@10 | difference in NDCG@10 | its 95% interval | seeds | training |"]
-    lines += ["|---|---|---|---|---|---|---|", _ablated(f"{model} as configured", recipe, "", "")]
+    lines += ["|---|---|---|---|---|---|---|", _ablated(f"{model} {AS_CONFIGURED}", recipe, "", "")]
     for name, same in sorted(changed.items(), key=lambda entry: _difference(entry[1])["mean"]):
         found = _difference(same)
         sure = found["low"] > 0 or found["high"] < 0

@@ -21,7 +21,7 @@ from data_prep.prepare import prepare
 from recsys.config import load_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.floors import FLOORS
+from recsys.floors import FLOORS, TEXT_FLOORS
 from recsys.recipe import settled
 from tests.benchmarks import peers, results
 from tests.benchmarks.measure import (
@@ -54,6 +54,9 @@ def run(options: argparse.Namespace) -> None:
         job()
 
 
+COUNTED = {"floors": FLOORS, "text-floors": TEXT_FLOORS}
+
+
 def our_jobs(options: argparse.Namespace, board: Board) -> list[Callable[[], None]]:
     """The floors and then the encoders that `--models` names.
 
@@ -61,11 +64,15 @@ def our_jobs(options: argparse.Namespace, board: Board) -> list[Callable[[], Non
         InputError: a label is unknown.
     """
     labels = [] if options.models == "none" else options.models.split(",")
-    if unknown := [label for label in labels if label not in ("floors", *ENCODERS)]:
-        known = ", ".join(("none", "floors", *ENCODERS))
+    if unknown := [label for label in labels if label not in (*COUNTED, *ENCODERS)]:
+        known = ", ".join(("none", *COUNTED, *ENCODERS))
         raise InputError(f"`{unknown[0]}` in --models is unknown; known: {known}")
-    floors = FLOORS if "floors" in labels else {}
-    jobs = [partial(measure_floor, label, config, board) for label, config in floors.items()]
+    jobs = [
+        partial(measure_floor, label, config, board)
+        for name, floors in COUNTED.items()
+        if name in labels
+        for label, config in floors.items()
+    ]
     for label in (label for label in labels if label in ENCODERS):
         for seed in range(options.seeds):
             one = load_config(options.config, [*options.overrides, f"training.seed={seed}"])

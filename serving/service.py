@@ -1,0 +1,182 @@
+"""What the endpoint's requests are answered from: the model in force and the tables beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+
+from recsys.answers import Filters, Question, Recommendations
+from recsys.errors import InputError
+from recsys.item_texts import ItemText
+from recsys.recommender import Recommender
+from recsys.vocabulary import ItemId
+from serving import schemas
+from serving.batching import Batcher
+from serving.metrics import Metrics
+from serving.security import ApiKeys
+from serving.tables import Availability, Histories
+from serving.watched import Watched, Watcher, stamp
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the endpoint runs.
+
+    Attributes:
+        window: seconds that a request waits at most for others to be answered with, and only under load.
+        most: questions that are answered together; 1 answers each alone.
+        waiting: questions that may wait for an answer; more are refused with 503.
+        threads: batches at a time; default: one less than there are processors, from 1 to 4.
+        deadline: seconds from the start of a request to its answer.
+        watch: seconds between two looks at what may change.
+        availability: table of which items can be had, or None: all.
+        histories: stored histories, or None.
+        keys: file of hashed API keys, or None: the endpoint is open.
+        origins: web pages of these origins may ask (CORS); default: none.
+    """
+
+    window: float = 0.002
+    most: int = 64
+    waiting: int = 1024
+    threads: int = max(1, min(4, (os.cpu_count() or 1) - 1))
+    deadline: float = 10.0
+    watch: float = 10.0
+    availability: Path | None = None
+    histories: Path | None = None
+    keys: Path | None = None
+    origins: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Similar:
+    """The question for items like one."""
+
+    item: ItemId
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as it waits: the model that will answer it is not known yet."""
+
+    what: Sequence[ItemId | ItemText] | Similar
+    filters: schemas.Filtered
+
+
+class Service:
+    """Answers questions in batches with whatever is in force at that moment."""
+
+    def __init__(self, model: Watched[Recommender], settings: Settings) -> None:
+        """Read the tables.
+
+        Raises:
+            InputError: one cannot be read.
+        """
+        self.model = model
+        self.availability = _watched("availability", settings.availability, Availability.read)
+        self.histories = _watched("histories", settings.histories, Histories.read)
+        self.keys = _watched("keys", settings.keys, ApiKeys.read)
+        tables = (self.availability, self.histories, self.keys)
+        self.watched: list[Watched[Any]] = [model, *(each for each in tables if each is not None)]
+        self.metrics = Metrics(self.watched)
+        self.watcher = Watcher(self.watched, settings.watch)
+        self._batcher = Batcher[Asked, Recommendations | InputError](
+            self._answer,
+            window=settings.window,
+            most=settings.most,
+            waiting=settings.waiting,
+            threads=settings.threads,
+            observe=self.metrics.batch,
+        )
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self.watcher.start()
+
+    def stop(self) -> None:
+        """Watch no longer, and let the threads go."""
+        self.watcher.stop()
+        self._batcher.close()
+
+    @property
+    def version(self) -> str:
+        """Of the model in force."""
+        return self.model.value.model_version
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is not as new as it could be, and why."""
+        return {each.name: each.problem for each in self.watched if each.problem is not None}
+
+    async def ask(
+        self, whats: Sequence[Sequence[ItemId | ItemText] | Similar], filters: schemas.Filtered
+    ) -> list[Recommendations]:
+        """Answers of one model to the questions of one request.
+
+        Raises:
+            InputError: one of the questions is wrong.
+            Overloaded: too many are waiting.
+        """
+        answers = await self._batcher.ask([Asked(what, filters) for what in whats])
+        for answer in answers:
+            if isinstance(answer, InputError):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, InputError)]
+
+    def histories_of(self, users: Sequence[ItemId]) -> list[list[ItemId]]:
+        """Stored histories.
+
+        Raises:
+            InputError: none are stored here at all.
+            HTTPException: 404, a user has none.
+        """
+        if self.histories is None:
+            raise InputError(
+                "no histories are stored here (`recsys serve --histories`); send `history` instead"
+            )
+        stored = self.histories.value
+        found = {user: stored.of(user) for user in users}
+        unknown = [user for user, history in found.items() if history is None]
+        if unknown:
+            shown = ", ".join(repr(user) for user in unknown[:10])
+            raise HTTPException(404, f"no history is stored of {shown}; send `history` instead")
+        return [found[user] or [] for user in users]
+
+    def _answer(self, batch: list[Asked]) -> list[Recommendations | InputError]:
+        """In a thread: answers of the model that is in force when the batch begins."""
+        recommender = self.model.value
+        table = self.availability.value if self.availability else None
+        filters: dict[int, Filters] = {}  # one for the questions of a request, which share their masks
+        for each in batch:
+            if id(each.filters) not in filters:
+                mask = table and table.mask(recommender.vocabulary, each.filters.region)
+                filters[id(each.filters)] = each.filters.filters(mask)
+        questions = [
+            Question(each.what, each.filters.k, filters[id(each.filters)])
+            for each in batch
+            if not isinstance(each.what, Similar)
+        ]
+        answers = iter(recommender.answer(questions, self.metrics.stage) if questions else [])
+        return [
+            _similar(recommender, each.what.item, each.filters.k, filters[id(each.filters)])
+            if isinstance(each.what, Similar)
+            else next(answers)
+            for each in batch
+        ]
+
+
+def _similar(
+    recommender: Recommender, item: ItemId, k: int, filters: Filters
+) -> Recommendations | InputError:
+    try:
+        return recommender.answer_similar(item, k, filters)
+    except InputError as error:
+        return error
+
+
+def _watched(name: str, path: Path | None, read: Any) -> Watched[Any] | None:  # noqa: ANN401
+    return None if path is None else Watched(name, lambda: stamp(path), lambda: read(path))

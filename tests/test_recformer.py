@@ -1,0 +1,238 @@
+"""Recformer in a world in which texts decide what comes next, also of items that nobody has heard."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from recsys.add_items import add_items
+from recsys.bundle import Bundle, save_bundle
+from recsys.config import ExperimentConfig, RecformerConfig, TrainingConfig, build_config
+from recsys.dataset import PreparedData
+from recsys.encoding import encode_histories, item_vectors
+from recsys.errors import InputError
+from recsys.evaluation import evaluate, evaluate_bundle
+from recsys.index import build_index, read_index_info
+from recsys.models.recformer import Recformer
+from recsys.recformer_fit import fit_recformer, make_recformer
+from recsys.recommender import Recommender
+from recsys.training import Fitted, OnEpoch
+from tests.text_world import COLD, N_ITEMS, song_table, successor, walks, write_songs
+from tests.worlds import counting_bundle
+
+SIZES = {"dim": 32, "inner": 64, "max_length": 8, "max_tokens": 64, "window": 16, "vocabulary": 200}
+
+
+def experiment(**model: object) -> ExperimentConfig:
+    tree = {"name": "songs", "data": {"format": "sample"}, "model": {"name": "recformer", **SIZES, **model}}
+    return build_config(tree, where="the test")
+
+
+def fit(
+    data: PreparedData,
+    folder: Path,
+    epochs: int,
+    *,
+    resume: bool = False,
+    on_epoch: OnEpoch = lambda epoch, metrics: None,
+    **model: object,
+) -> Fitted:
+    config = experiment(dropout=0.0, **model).model
+    assert isinstance(config, RecformerConfig)
+    return fit_recformer(
+        config,
+        TrainingConfig(
+            epochs=epochs, batch_size=24, learning_rate=3e-3, threads=1, device="cpu", precision="fp32",
+            validate_every=5 if epochs > 5 else 1,
+        ),
+        items=data.items,
+        training=data.training(),
+        validation=data.targets("valid"),
+        checkpoints=folder,
+        resume=resume,
+        on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return write_songs(tmp_path_factory.mktemp("songs") / "data", walks(240))
+
+
+@pytest.fixture(scope="module")
+def fitted(songs: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    return fit(songs, tmp_path_factory.mktemp("fit"), 20)
+
+
+@pytest.fixture
+def bundle(songs: PreparedData, fitted: Fitted, tmp_path: Path) -> Bundle:
+    save_bundle(
+        tmp_path / "bundle", config=experiment(), model=fitted.encoder, data=songs, metrics={},
+        trained_on="training", best_epoch=fitted.best_epoch,
+    )  # fmt: skip
+    return Bundle.load(tmp_path / "bundle")
+
+
+def test_songs_that_nobody_has_heard_are_recommended_by_their_titles(
+    songs: PreparedData, fitted: Fitted
+) -> None:
+    found = evaluate(fitted.encoder, songs, scores_cold=True)
+    heard = np.asarray(songs.items["count"]) > 0
+    assert not heard[np.array(COLD) - 1].any()
+    cold = ~heard[songs.targets("test").items - 1]
+    assert found.per_user["hr@5"][~cold].mean() > 0.9
+    assert found.per_user["hr@5"][cold].mean() > 0.6  # by chance 5 of 48
+    among = evaluate(fitted.encoder, songs, scores_cold=True, candidates="cold")
+    assert among.users == cold.sum() == found.cold_targets
+    assert among.per_user["hr@5"].mean() > 0.9
+    assert (found.per_user["mrr@5"][cold] <= among.per_user["mrr@5"]).all()
+    warm = evaluate(fitted.encoder, songs, scores_cold=True, candidates="warm")
+    assert warm.users == (~cold).sum()
+    assert warm.lines()[0].startswith("test, full (warm items alone, seen items removed)")
+
+
+def test_both_stages_are_run_and_the_table_is_that_of_the_first(fitted: Fitted) -> None:
+    model = copy.deepcopy(fitted.encoder)
+    assert isinstance(model, Recformer)
+    first, second = model.stage_epochs.tolist()
+    assert first > 0 and fitted.best_epoch == (20 + second if second else first)
+    table = model.item_table().clone()
+    torch.testing.assert_close(table.norm(dim=1), torch.ones(N_ITEMS))
+    model.refresh()
+    # Training went on after the items were encoded.
+    assert not torch.allclose(model.item_table(), table, atol=1e-6)
+
+
+def test_a_history_gets_the_same_vector_alone_as_among_others(songs: PreparedData, fitted: Fitted) -> None:
+    histories = songs.targets("test").histories.take(np.arange(60))
+    model = fitted.encoder
+    assert isinstance(model, Recformer)
+    together = encode_histories(model, histories)
+    for row in range(0, 60, 7):
+        assert np.array_equal(encode_histories(model, histories.take([row]))[0], together[row])
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bits(songs: PreparedData, tmp_path: Path) -> None:
+    whole = fit(songs, tmp_path / "whole", 2)
+    for stop in (1, 3):  # in either stage
+
+        def interrupt(epoch: int, metrics: dict[str, float], stop: int = stop) -> None:
+            if epoch == stop + 1:
+                raise KeyboardInterrupt
+
+        folder = tmp_path / f"stopped-{stop}"
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(songs, folder, 2, on_epoch=interrupt)
+        resumed = fit(songs, folder, 2, resume=True)
+        for name, tensor in whole.encoder.state_dict().items():
+            assert torch.equal(resumed.encoder.state_dict()[name], tensor), (stop, name)
+
+
+def test_pre_training_is_contrastive_and_starts_another(songs: PreparedData, tmp_path: Path) -> None:
+    seen: list[dict[str, float]] = []
+    made = fit(
+        songs, tmp_path / "pre", 10, objective="pretrain", on_epoch=lambda _, found: seen.append(found)
+    )
+    assert isinstance(made.encoder, Recformer)
+    assert made.encoder.stage_epochs.tolist()[1] == 0
+    assert seen[-1]["loss"] < 0.7 * seen[0]["loss"]
+    assert seen[-1]["ndcg@10"] > 0.3
+    save_bundle(
+        tmp_path / "bundle", config=experiment(objective="pretrain"), model=made.encoder, data=songs,
+        metrics={}, trained_on="training", best_epoch=made.best_epoch,
+    )  # fmt: skip
+    config = experiment(backbone=str(tmp_path / "bundle")).model
+    assert isinstance(config, RecformerConfig)
+    begun = make_recformer(config, songs.items)[0].eval()
+    begun.refresh()
+    torch.testing.assert_close(begun.item_table(), made.encoder.item_table())
+
+
+def test_a_bundle_gives_the_same_answers(songs: PreparedData, fitted: Fitted, bundle: Bundle) -> None:
+    loaded = bundle.model
+    assert isinstance(loaded, Recformer)
+    assert evaluate_bundle(bundle, songs).metrics == evaluate(fitted.encoder, songs, scores_cold=True).metrics
+    (bundle.folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"has no tokenizer\.json; the bundle is incomplete"):
+        Bundle.load(bundle.folder)
+
+
+def test_another_catalogue_is_recommended_from_without_training(bundle: Bundle, tmp_path: Path) -> None:
+    sequences = walks(80, seed=5)
+    same, other = (write_songs(tmp_path / each, sequences, prefix=each) for each in ("s", "other"))
+    assert bundle.vocabulary.hash == same.vocabulary.hash != other.vocabulary.hash
+    with pytest.raises(InputError, match="was trained on"):
+        evaluate_bundle(bundle, same)  # the same songs and other events: its targets may have been seen
+    found = evaluate_bundle(bundle, other)
+    assert found.metrics == pytest.approx(evaluate(bundle.model, same, scores_cold=True).metrics, abs=1e-3)
+
+
+def test_new_songs_join_without_training(songs: PreparedData, bundle: Bundle) -> None:
+    build_index(bundle, songs.targets("test").histories, k=20)
+    old = Recommender.load(bundle.folder, backend="exact")
+    before = next(index for index in range(1, N_ITEMS + 1) if successor(index) == COLD[0])
+    history = [f"s{before - 1}", f"s{before}"]
+    twin = {"sku": pa.array(["n1", "n2"]), "unread": pa.array([1, 2])}
+    titles = {**song_table([COLD[0]]), "title": song_table([COLD[0]])["title"]}
+    table = pa.table(
+        {**twin, **{name: pa.array([column[0].as_py(), None]) for name, column in titles.items()}}
+    )
+    added = add_items(bundle, table, id_column="sku")
+    assert (added.items, len(added.bundle.vocabulary)) == (2, N_ITEMS + 2)
+    assert added.bundle.model_version != bundle.model_version
+    assert added.notes == ["1 items have no text and share one learned sentence: n2"]
+    assert isinstance(added.bundle.model, Recformer) and isinstance(bundle.model, Recformer)
+    vectors = item_vectors(added.bundle.model)
+    np.testing.assert_allclose(vectors[N_ITEMS], vectors[COLD[0] - 1], atol=1e-5)
+    assert np.array_equal(vectors[:N_ITEMS], item_vectors(bundle.model))
+    info = read_index_info(added.bundle)
+    assert info is not None and info.count == N_ITEMS + 2
+    answer = Recommender.load(bundle.folder).recommend(history, 10)
+    ids = [item.id for item in answer.items]
+    assert abs(ids.index("n1") - ids.index(f"s{COLD[0]}")) == 1
+    assert [each for each in ids if each not in ("n1", "n2")] == [
+        item.id for item in old.recommend(history, 10).items
+    ][: len([each for each in ids if each not in ("n1", "n2")])]
+    assert added.bundle.prepared_data(songs.path).digest == songs.digest  # its items are the first
+    assert evaluate_bundle(added.bundle, songs).metrics == pytest.approx(
+        evaluate(bundle.model, songs, scores_cold=True).metrics, abs=0.02
+    )
+
+
+def test_bad_new_items_are_refused_and_nothing_is_lost(
+    songs: PreparedData, bundle: Bundle, tmp_path: Path
+) -> None:
+    def refused(message: str, **columns: object) -> None:
+        with pytest.raises(InputError, match=message):
+            add_items(bundle, pa.table(columns))
+
+    refused("have no column `id`, only sku, title", sku=["a"], title=["x"])
+    refused(r"none of the columns that the model reads \(title, year\)", id=["a"], name=["x"])
+    refused("2 of the new items are in .* already, such as 's1'", id=["s1", "s2"], title=["x", "y"])
+    refused("id 'a' stands twice", id=["a", "a"], title=["x", "y"])
+    refused("1 ids of the new items are null", id=["a", None], title=["x", "y"])
+    refused(
+        "column `year` of the new items is of type string.*bundle's is of type int64", id=["a"], year=["x"]
+    )
+    refused("there is no new item", id=pa.array([], pa.string()), title=pa.array([], pa.string()))
+    markov = counting_bundle(tmp_path / "markov", songs, name="markov")
+    with pytest.raises(InputError, match=r"model `markov`, which knows items by their events alone"):
+        add_items(markov, pa.table({"id": ["a"], "title": ["x"]}))
+    assert Bundle.load(bundle.folder).model_version == bundle.model_version
+
+
+def test_songs_without_a_title_are_named_and_share_a_vector(tmp_path: Path) -> None:
+    data = write_songs(tmp_path / "data", walks(20), without_text=(4, 9))
+    config = experiment().model
+    assert isinstance(config, RecformerConfig)
+    model, notes = make_recformer(config, data.items)
+    assert notes == ["2 items have no text and share one learned sentence: s4, s9"]
+    model.refresh()
+    torch.testing.assert_close(model.item_table()[3], model.item_table()[8])
+    with pytest.raises(InputError, match="the item table has no text"):
+        make_recformer(config, data.items.select(["index", "id", "count"]))
