@@ -22,6 +22,7 @@ SESSION = "session"  # the log's own session id, before sessions are cut
 USER = "user"  # original user id of a session, after they are cut
 ROW = "row"  # int64 position in the log: the tie-break of every order
 POSITION = "position"  # int32 place of the event in its sequence, from 0
+HELPER = "__"  # what the columns that a step adds and takes away begin with; none of the log's may
 
 # A prepared data set.
 MANIFEST_FILE = "manifest.json"

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import json
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -124,10 +123,13 @@ def test_what_is_not_what_the_publisher_states_is_deleted(tmp_path: Path, site: 
         download(films(site, "md5:00"), tmp_path)
     assert not list((tmp_path / ".ml.part").iterdir())
     whole = gzip.compress(b"{}\n" * 100)
-    site.files["r.json.gz"] = whole[:-9]
     reviews = Dataset("r", (Archive(f"{site.address}/r.json.gz"),), "free", "")
-    with pytest.raises(InputError, match=r"r\.json\.gz from .*: it is no sound gzip file; it was deleted"):
-        download(reviews, tmp_path)
+    flipped = whole[:12] + bytes([whole[12] ^ 0xFF]) + whole[13:]
+    for bad in (whole[:-9], flipped, b"", gzip.compress(b"")):
+        (tmp_path / ".r.part").mkdir(exist_ok=True)
+        (tmp_path / ".r.part/r.json.gz").write_bytes(bad)
+        with pytest.raises(InputError, match=r"r\.json\.gz from .*: it is no sound gzip file; it was delet"):
+            download(reviews, tmp_path)
     site.files["r.json.gz"] = whole
     assert (download(reviews, tmp_path)[0] / "r.json.gz").read_bytes() == whole
 
@@ -181,4 +183,6 @@ def test_counts_other_than_the_published_are_refused(tmp_path: Path) -> None:
         prepare(config)
     assert not (tmp_path / "out").exists()
     manifest = prepare(load_config(ROOT / "configs/ml-1m.yaml", [*overrides, "expect={events: 3}"])).manifest
-    assert json.dumps(manifest["counts"])
+    assert manifest["counts"]["events"] == 3
+    with pytest.raises(InputError, match=r"gives 3 events instead of 4 \(`expect`\)"):  # reused or not
+        prepare(load_config(ROOT / "configs/ml-1m.yaml", [*overrides, "expect={events: 4}"]))

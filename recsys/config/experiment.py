@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import Field, ValidationError
 
-from recsys.config.base import Config
+from recsys.config.base import SECRET, Config
 from recsys.config.data import CleanConfig, DataConfig, ExpectConfig, LeaveOneOut, SplitConfig
 from recsys.config.models import BERT4RecConfig, ModelConfig
 from recsys.config.sessions import SessionConfig, WholeSequences
@@ -157,6 +157,8 @@ def _explain(error: Any, where: str) -> str:  # noqa: ANN401 -- pydantic's Error
         close = difflib.get_close_matches(str(leaf), _known_keys(parents), n=1)
         hint = f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(_known_keys(parents))}"
         return f"unknown key `{leaf}` {place}{hint}"
+    if error["type"] == SECRET:
+        return f"{where}: {error['msg']}"
     if error["type"] == "missing":
         return f"key `{leaf}` is missing {place}"
     return f"`{leaf}` {place}: {error['msg']}; got {error.get('input')!r}"
