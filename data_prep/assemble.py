@@ -9,10 +9,12 @@ Shapes: `S` sequences, `E` events in all, `V` items.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_prep.items import match_items
@@ -121,21 +123,29 @@ def sequence_table(
     event_types: tuple[str, ...] = (),
 ) -> pa.Table:
     """Lists of one bucket of whole sequences, sorted by sequence id."""
-    events = events.sort(schema.SEQUENCE, schema.POSITION)
     marks = marks.sort(schema.SEQUENCE)
+    ids = _arrow(marks[schema.SEQUENCE])
     offsets = np.zeros(len(marks) + 1, dtype=np.int64)  # of all events: more than 2^31 in a large log
     np.cumsum(marks[LENGTH].to_numpy(), out=offsets[1:])
-    indices = vocabulary.encode_array(_arrow(events[schema.ITEM]))
+    rows = pc.index_in(_arrow(events[schema.SEQUENCE]), value_set=ids).to_numpy()
+    places = (
+        offsets[rows] + events[schema.POSITION].to_numpy()
+    )  # an event's place tells where it goes: no sort
 
-    def lists(values: pa.Array) -> pa.LargeListArray:
-        return pa.LargeListArray.from_arrays(pa.array(offsets), values)
+    def lists(values: NDArray[Any]) -> pa.LargeListArray:
+        ordered = np.empty_like(values)
+        ordered[places] = values
+        return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ordered))
 
-    columns = {schema.SEQUENCE_ID: _arrow(marks[schema.SEQUENCE]), schema.ITEMS: lists(pa.array(indices))}
+    columns = {
+        schema.SEQUENCE_ID: ids,
+        schema.ITEMS: lists(vocabulary.encode_array(_arrow(events[schema.ITEM]))),
+    }
     if timed:
-        columns[schema.TIMES] = lists(pa.array(events[schema.TIME].to_numpy()))
+        columns[schema.TIMES] = lists(events[schema.TIME].to_numpy())
     if event_types:
         codes = events[schema.EVENT].cast(pl.Enum(event_types)).to_physical()
-        columns[schema.EVENTS] = lists(pa.array(codes.to_numpy().astype(np.int8)))
+        columns[schema.EVENTS] = lists(codes.to_numpy().astype(np.int8))
     columns |= {mark: _arrow(marks[mark].cast(pl.Int32)) for mark in MARKS}
     return pa.table(columns)
 

@@ -6,11 +6,11 @@ builds no lists, so that it runs on Polars here and on any other lazy engine of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import narwhals as nw
 
+from data_prep.engines import POLARS, Engine
 from data_prep.frame_types import ORDER, Frame, NamedStep
 from data_prep.limits import limit_steps
 from data_prep.sessions import check_sessions, cut_sessions, session_words, with_session
@@ -21,8 +21,6 @@ from recsys.errors import InputError
 
 UNCUT = WholeSequences()
 _FROM_END = f"{schema.HELPER}from_end"
-Checkpoint = Callable[[Frame], Frame]
-"""Computes a lazy frame once, so that what follows does not compute it again."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +60,10 @@ class Size:
     items: int
 
 
-def in_memory(frame: Frame) -> Frame:
-    """The checkpoint of engines that live in this process."""
-    return frame.collect().lazy()
-
-
 def clean(
     events: Frame,
     settings: CleanConfig,
-    checkpoint: Checkpoint = in_memory,
+    engine: Engine = POLARS,
     sessions: SessionConfig = UNCUT,
 ) -> tuple[Frame, list[Removal]]:
     """Run the configured steps in their order.
@@ -78,7 +71,7 @@ def clean(
     Args:
         events: the canonical frame.
         settings: the `clean` section.
-        checkpoint: how this engine keeps what a step gave.
+        engine: what computes the steps.
         sessions: the `sessions` section; sessions are cut after bots have left.
 
     Returns:
@@ -93,8 +86,8 @@ def clean(
     check_sessions(events, sessions, timed)
     if not isinstance(sessions, SessionsByColumn):
         events = events.drop(schema.SESSION, strict=False)
-    for name, setting, step in _steps(settings, sessions, timed, rated, checkpoint):
-        events = checkpoint(step(events))
+    for name, setting, step, by_sequence in _steps(settings, sessions, timed, rated, engine):
+        events = engine.by_sequence(step, events) if by_sequence else step(events)
         after = size(events)
         gone = before.events - after.events
         removals.append(
@@ -126,40 +119,43 @@ def is_timed(events: Frame) -> bool:
 
 
 def _steps(
-    settings: CleanConfig, sessions: SessionConfig, timed: bool, rated: bool, checkpoint: Checkpoint
+    settings: CleanConfig, sessions: SessionConfig, timed: bool, rated: bool, engine: Engine
 ) -> list[NamedStep]:
-    """The steps that these settings ask for: name, setting in words, function."""
+    """The steps that these settings ask for."""
+    needed = "ids or time" if timed else "ids"
     distinct = drop_duplicates if settings.duplicates == "drop" and timed else None
-    steps: list[NamedStep] = [
-        ("validate", f"events without {'ids or time' if timed else 'ids'}", lambda e: validate(e, timed)),
+    steps = [
+        NamedStep("validate", f"events without {needed}", lambda e: validate(e, timed)),
         *limit_steps(settings, timed, distinct),
     ]
     if isinstance(sessions, SessionsByColumn):
-        steps.append(("session ids", "events without data.columns.session", with_session))
+        steps.append(NamedStep("session ids", "events without data.columns.session", with_session))
     if not isinstance(sessions, WholeSequences):
-        steps.append(("sessions", session_words(sessions), lambda e: cut_sessions(e, sessions)))
+        steps.append(NamedStep("sessions", session_words(sessions), lambda e: cut_sessions(e, sessions)))
     if settings.min_rating is not None:
         least = settings.min_rating
         if not rated:
             raise InputError("clean.min_rating needs ratings; set data.columns.rating, or unset it")
         enough = nw.col(schema.RATING) >= least
-        steps.append(("rating", f"clean.min_rating={least}", lambda e: e.filter(enough)))
+        steps.append(NamedStep("rating", f"clean.min_rating={least}", lambda e: e.filter(enough)))
     if settings.start is not None or settings.end is not None:
         if not timed:
             raise InputError("clean.start and clean.end need times; set data.columns.time, or unset them")
         steps.append(_time_range(settings))
     if distinct:
-        steps.append(("duplicates", "clean.duplicates=drop", distinct))
+        steps.append(NamedStep("duplicates", "clean.duplicates=drop", distinct))
     if settings.repeats != "keep":
         step = first_occurrences if settings.repeats == "first" else drop_direct_repeats
-        steps.append(("repeats", f"clean.repeats={settings.repeats}", step))
+        steps.append(NamedStep("repeats", f"clean.repeats={settings.repeats}", step))
     core = (settings.min_sequence_length, settings.min_item_count)
     if max(core) > 1:
         words = f"clean.min_sequence_length={core[0]}, clean.min_item_count={core[1]}"
-        steps.append(("k-core", words, lambda e: k_core(e, *core, checkpoint)))
+        steps.append(NamedStep("k-core", words, lambda e: k_core(e, *core, engine), by_sequence=False))
     if settings.max_sequence_length is not None:
         longest = settings.max_sequence_length
-        steps.append(("length", f"clean.max_sequence_length={longest}", lambda e: newest(e, longest)))
+        steps.append(
+            NamedStep("length", f"clean.max_sequence_length={longest}", lambda e: newest(e, longest))
+        )
     return steps
 
 
@@ -177,7 +173,7 @@ def _time_range(settings: CleanConfig) -> NamedStep:
     if settings.end is not None:
         bounds.append(nw.col(schema.TIME) < parse_moment(settings.end, "clean.end"))
         words.append(f"clean.end={settings.end}")
-    return "time range", ", ".join(words), lambda events: events.filter(*bounds)
+    return NamedStep("time range", ", ".join(words), lambda events: events.filter(*bounds))
 
 
 def same_item(events: Frame) -> list[str]:
@@ -210,9 +206,7 @@ def drop_direct_repeats(events: Frame) -> Frame:
     return marked.filter(nw.any_horizontal(*changed, ignore_nulls=True)).drop(*former.values())
 
 
-def k_core(
-    events: Frame, min_sequence_length: int, min_item_count: int, checkpoint: Checkpoint = in_memory
-) -> Frame:
+def k_core(events: Frame, min_sequence_length: int, min_item_count: int, engine: Engine = POLARS) -> Frame:
     """The largest part in which every sequence and every item has enough events.
 
     Each round drops rare items, then short sequences; the rounds end when one drops nothing. The result does
@@ -227,7 +221,7 @@ def k_core(
             if least > 1:
                 counts = events.group_by(key).agg(nw.len().alias("n"))
                 events = events.join(counts.filter(nw.col("n") >= least), on=key, how="semi")
-        events = checkpoint(events)
+        events = engine.checkpoint(events)
         left = size(events).events
         if left in (rows, 0):
             return events

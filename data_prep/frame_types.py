@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 
@@ -11,8 +11,23 @@ from recsys import schema
 
 Frame = nw.LazyFrame[Any]
 Step = Callable[[Frame], Frame]
-NamedStep = tuple[str, str, Step]
-"""Name, setting in words, function."""
+
+
+class NamedStep(NamedTuple):
+    """A step of the cleaning.
+
+    Attributes:
+        name: what a report calls it.
+        setting: what it was told, in words.
+        run: what it does.
+        by_sequence: whether it looks at each sequence by itself.
+    """
+
+    name: str
+    setting: str
+    run: Step
+    by_sequence: bool = True
+
 
 ORDER = [schema.TIME, schema.ROW]
 """What defines the order in a sequence: time, then the log's own order."""

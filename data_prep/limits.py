@@ -36,18 +36,12 @@ def limit_steps(settings: CleanConfig, timed: bool, distinct: Step | None = None
             continue
         if not timed:
             raise InputError(f"clean.{key} needs times; set data.columns.time, or unset it")
-        steps.append(
-            ("rate", f"clean.{key}={most}", partial(drop_fast, most=most, window=window, distinct=distinct))
-        )
+        rate = partial(drop_fast, most=most, window=window, distinct=distinct)
+        steps.append(NamedStep("rate", f"clean.{key}={most}", rate))
     if settings.max_events is not None:
         longest = settings.max_events
-        steps.append(
-            (
-                "outliers",
-                f"clean.max_events={longest}",
-                partial(drop_long, longest=longest, distinct=distinct),
-            )
-        )
+        long = partial(drop_long, longest=longest, distinct=distinct)
+        steps.append(NamedStep("outliers", f"clean.max_events={longest}", long))
     return steps
 
 

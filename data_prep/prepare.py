@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 
 from data_prep.assemble import MARKS, Tables, assemble
-from data_prep.cleaning import Removal, clean, in_memory, is_timed, positions, size
+from data_prep.cleaning import Removal, clean, is_timed, positions
 from data_prep.cold_items import withhold
 from data_prep.context import with_context
 from data_prep.digest import files_digest, tables_digest
+from data_prep.engines import POLARS, Engine
 from data_prep.expected import check_counts
 from data_prep.folder import KIND, LOG, existing_manifest, is_intact, manifest_in, stated_input, write_folder
 from data_prep.frame_types import Frame
@@ -232,21 +233,13 @@ def build(config: ExperimentConfig, source: Input) -> PrepareReport:
             f"{config.prepared_path} keeps log files that were appended, and is damaged; restore it, or "
             "delete it and prepare the whole log with --append"
         )
-    canonical = nw.from_native(source.log.events.lazy())
-    read = size(canonical)
-    events, removals = clean(canonical, config.clean, sessions=config.sessions)
-    check_targets(events, config.split)
-    if isinstance(config.split, ItemCold):
-        events, removal = withhold(in_memory(events), config.split)
-        removals.append(removal)
-    cuts = global_cuts(events, config.split)
-    placed = in_memory(positions(events))
-    marks = in_memory(split_marks(placed, config.split, cuts))
-    tables, notices = _tables(placed, marks, source)
+    made = _made(config, source)
+    tables, cuts = made.tables, made.cuts
     passed = check_leakage(tables, config.split.kind, cuts, config.split.targets)
-    counts = {"events_read": read.events, **_counts(tables)}
+    removed = sum(removal.events for removal in made.removals)
+    counts = {"events_read": tables.offsets[-1].item() + removed, **_counts(tables)}
     check_counts(config.expect, counts, config.data.path)
-    notices = [*source.log.notices, *notices, *_missing_targets(counts)]
+    notices = [*source.log.notices, *made.notices, *_missing_targets(counts)]
     manifest = {
         "format_version": schema.FORMAT_VERSION,
         "kind": KIND,
@@ -262,24 +255,45 @@ def build(config: ExperimentConfig, source: Input) -> PrepareReport:
         "input_digest": source.digest,
         "content_digest": tables_digest((tables.sequences, tables.items)),
         "vocabulary_hash": Vocabulary(tables.items[schema.ITEM_ID]).hash,
-        "removals": [asdict(removal) for removal in removals],
+        "removals": [asdict(removal) for removal in made.removals],
         "leakage_check": passed,
         "notices": notices,
     }
     stands = source.stands if LOG in source.stated else stands
     manifest |= source.stated
     manifest = write_folder(config.prepared_path, tables, manifest, stands, source.write_more)
-    return PrepareReport(config.prepared_path, manifest, tuple(removals), tuple(notices), reused=False)
+    return PrepareReport(config.prepared_path, manifest, made.removals, tuple(notices), reused=False)
 
 
-def _tables(placed: Frame, marks: Frame, source: Input) -> tuple[Tables, list[str]]:
-    """The finished tables, and notices about the item table."""
-    marked, counts = _collected(marks), _collected(training_counts(placed, marks))
+@dataclass(frozen=True)
+class _Made:
+    """The finished tables, where the cuts in time lie, and what happened on the way."""
+
+    tables: Tables
+    cuts: Cuts | None
+    removals: tuple[Removal, ...]
+    notices: tuple[str, ...]
+
+
+def _made(config: ExperimentConfig, source: Input, engine: Engine = POLARS) -> _Made:
+    """Clean and split the events; no frame of them outlives this."""
+    canonical = nw.from_native(source.log.events.lazy())
+    events, removals = clean(canonical, config.clean, engine, config.sessions)
+    check_targets(events, config.split)
+    if isinstance(config.split, ItemCold):
+        events, removal = withhold(engine.checkpoint(events), config.split)
+        removals.append(removal)
+    cuts = global_cuts(events, config.split)
+    events = engine.by_sequence(positions, events)
+    marks = engine.by_sequence(lambda placed: split_marks(placed, config.split, cuts), events)
+    marked, counts = _collected(marks), _collected(training_counts(events, marks))
     if source.former:
         marked, counts = source.former.with_gone(marked, counts)
-    tables, notices = assemble(_collected(placed), marked, counts, items=source.items, timed=is_timed(placed))
-    tables = replace(tables, sequences=with_context(tables.sequences, placed))
-    return source.former.ordered(tables) if source.former else tables, notices
+    tables, notices = assemble(_collected(events), marked, counts, items=source.items, timed=is_timed(events))
+    tables = replace(tables, sequences=with_context(tables.sequences, events))
+    if source.former:
+        tables = source.former.ordered(tables)
+    return _Made(tables, cuts, tuple(removals), tuple(notices))
 
 
 def _collected(frame: Frame) -> pl.DataFrame:

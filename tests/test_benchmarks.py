@@ -20,7 +20,7 @@ from recsys.evaluation import evaluate
 from recsys.floors import FLOORS
 from recsys.history import read_history
 from recsys.sequences import Ragged
-from tests.benchmarks import export_speed, peers, results
+from tests.benchmarks import export_speed, peers, prepare_scale, results
 from tests.benchmarks.measure import rules_of
 from tests.benchmarks.readme import quality, rendered
 from tests.benchmarks.run import main, training_seconds
@@ -187,6 +187,25 @@ def test_bad_usage_is_one_line_before_anything_is_trained(
     (tmp_path / "results.jsonl").write_text('{"model": "popularity"}\n')
     assert "line 1 is of format None; expected format 2" in refusal("--models", "floors")
     assert not (tmp_path / "work").exists()
+
+
+def test_a_generated_log_is_prepared_and_becomes_a_line_of_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--events", "3000", "--work", str(tmp_path), "--results", str(tmp_path / "rows.jsonl")]
+    prepare_scale.main(options)
+    assert "3,000 events: " in capsys.readouterr().out
+    (found,) = (json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines())
+    counts = found["counts"]
+    assert (counts["events_read"], counts["sequences"]) == (3000, 120)
+    assert 2950 < counts["events"] < 3000  # the copies have gone
+    assert 100 < found["peak_mib"] < 1000
+    line = prepare_scale.table([{**found, "events": 1}, {**found, "seconds": 9.6, "peak_mib": 512}])
+    assert line.splitlines()[-1].startswith("| 3,000 | 120, 11, ")
+    assert f"| 10 s | {found['cpu_seconds']:.0f} s | 0.50 GiB |" in line
+    again = tmp_path / "again.csv"
+    prepare_scale.write_log(again, 3000)
+    assert again.read_bytes() == (tmp_path / "events-3000.csv").read_bytes()
 
 
 LIBRARY = '''

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.cleaning import Removal, clean, in_memory, k_core, positions
+from data_prep.cleaning import Removal, clean, k_core, positions
+from data_prep.engines import PolarsEngine
 from data_prep.frame_types import Frame
 from recsys.config import CleanConfig
 from recsys.errors import InputError
@@ -152,12 +153,25 @@ def test_positions_follow_time_then_row() -> None:
 def test_steps_compute_a_frame_once_each() -> None:
     calls = []
 
-    def checkpoint(frame: Frame) -> Frame:
-        calls.append(frame)
-        return in_memory(frame)
+    class Counting(PolarsEngine):
+        def checkpoint(self, frame: Frame) -> Frame:
+            calls.append(frame)
+            return super().checkpoint(frame)
 
-    clean(log([("a", 1, 5), ("a", 2, 6)]), CleanConfig(min_item_count=1, max_sequence_length=2), checkpoint)
+    clean(log([("a", 1, 5), ("a", 2, 6)]), CleanConfig(min_item_count=1, max_sequence_length=2), Counting())
     assert len(calls) == 3  # validate, duplicates, length
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), min_size=5))
+def test_buckets_of_sequences_change_nothing(rows: list[tuple[int, int, int]]) -> None:
+    frame = log([(str(user), item, time) for user, item, time in rows])
+    config = CleanConfig(repeats="consecutive", max_sequence_length=3, min_item_count=1, max_events=9)
+    (whole, once), (parts, bucketed) = (
+        clean(frame, config, PolarsEngine(bucket)) for bucket in (len(rows), 2)
+    )
+    assert once == bucketed
+    assert kept(whole) == kept(parts)
 
 
 @pytest.mark.parametrize(

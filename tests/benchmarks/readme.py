@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -27,6 +27,8 @@ from tests.benchmarks.ablation import AS_CONFIGURED
 from tests.benchmarks.export_speed import RESULTS as EXPORT
 from tests.benchmarks.export_speed import table as export_table
 from tests.benchmarks.peers import LIBRARIES, MODELS
+from tests.benchmarks.prepare_scale import RESULTS as SCALE
+from tests.benchmarks.prepare_scale import table as scale_table
 from tests.benchmarks.results import OURS, RESULTS, Row, read
 from tests.benchmarks.serving_results import RESULTS as SERVING
 from tests.benchmarks.serving_results import table as serving_table
@@ -217,18 +219,23 @@ def _shown(field: FieldInfo) -> str:
     return "none" if field.default is None else f"`{field.default}`"
 
 
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
-    "serving": lambda: serving_table([json.loads(line) for line in SERVING.read_text().splitlines()]),
-    "speed": lambda: speed([json.loads(line) for line in SPEED.read_text().splitlines()]),
     **{f"probes {data}": partial(playlist_tables.probes, data) for data in PLAYLISTS},
     **{f"continuations {data}": partial(playlist_tables.continuations, data) for data in PLAYLISTS},
     **{f"diverse {data}": partial(playlist_tables.diverse, data) for data in PLAYLISTS},
     "playlists scale": playlist_tables.scale,
-    "texts": lambda: text_table([json.loads(line) for line in TEXTS.read_text().splitlines()]),
-    "cost of texts": lambda: cost_table([json.loads(line) for line in TEXTS.read_text().splitlines()]),
-    "export": lambda: export_table([json.loads(line) for line in EXPORT.read_text().splitlines()]),
-    "warm start": lambda: warm_table([json.loads(line) for line in WARM.read_text().splitlines()]),
+    "serving": lambda: serving_table(_lines(SERVING)),
+    "speed": lambda: speed(_lines(SPEED)),
+    "texts": lambda: text_table(_lines(TEXTS)),
+    "cost of texts": lambda: cost_table(_lines(TEXTS)),
+    "export": lambda: export_table(_lines(EXPORT)),
+    "prepare scale": lambda: scale_table(_lines(SCALE)),
+    "warm start": lambda: warm_table(_lines(WARM)),
 }
 TABLES: dict[re.Pattern[str], Callable[..., str]] = {
     re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?"): quality,

@@ -1,0 +1,185 @@
+"""Seconds and memory of `recsys prepare` against the number of events, on generated logs.
+
+    python -m tests.benchmarks.prepare_scale --events 1000000 5000000 25000000
+
+A log is a CSV file in the order of time: 25 events a user and 250 an item on average, items drawn by a
+Zipf-like law, one row in a hundred written twice, one in ten thousand without an item. It is prepared with
+5-core cleaning and each user's last events held out, in a process of its own whose largest resident memory
+is taken; with --recbole its loader does the same on the same events, in the sizes that --recbole-most allows.
+Prints a line for each size and adds a row to prepare_scale.jsonl, which
+`python -m tests.benchmarks.readme` makes the README's table of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.environment import environment
+
+RESULTS = Path(__file__).with_name("prepare_scale.jsonl")
+CHUNK = 500_000
+"""Events that are made at a time: this process must stay smaller than the one it measures."""
+PER_USER, PER_ITEM = 25, 250
+START, YEAR = 1_700_000_000, 365 * 86_400  # seconds
+CONFIG = """\
+name: scale
+data:
+  format: csv
+  columns: {sequence: user, item: item, time: time}
+clean: {min_sequence_length: 5, min_item_count: 5}
+"""
+
+
+def write_log(file: Path, events: int) -> None:
+    """A log of about this many events, always the same."""
+    users, items = max(events // PER_USER, 1), max(events // PER_ITEM, 2)
+    with file.open("wb") as stream:
+        for chunk, first in enumerate(range(0, events, CHUNK)):
+            count = min(CHUNK, events - first)
+            rng = np.random.default_rng([0, chunk])
+            moments = first + np.sort(rng.random(count)) * count
+            frame = pl.DataFrame(
+                {
+                    "user": rng.integers(users, size=count) + 1,
+                    "item": np.minimum(items ** rng.random(count), items).astype(np.int64),
+                    "time": START + (moments / events * YEAR).astype(np.int64),
+                }
+            )
+            copies = np.repeat(np.arange(count), np.where(rng.random(count) < 0.01, 2, 1))[:count]
+            unnamed = pl.when(pl.Series(rng.random(count) >= 1e-4)).then("item").alias("item")
+            frame[copies].with_columns(unnamed).write_csv(stream, include_header=not chunk)
+
+
+RECBOLE = """
+import sys, types
+import numpy as np
+np.float_, np.complex_, np.unicode_ = np.float64, np.complex128, np.str_  # RecBole 1.2 asks NumPy 2 for them
+sys.modules["ray"] = ray = types.ModuleType("ray")
+sys.modules["ray.tune"] = ray.tune = types.ModuleType("ray.tune")  # imported and not used by a loader
+folder, sys.argv = sys.argv[1], sys.argv[:1]
+from recbole.config import Config
+from recbole.data import create_dataset
+settings = dict(
+    data_path=folder, use_gpu=False, state="ERROR",
+    load_col={"inter": ["user_id", "item_id", "timestamp"]},
+    user_inter_num_interval="[5,inf)", item_inter_num_interval="[5,inf)",
+    eval_args={"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
+)
+dataset = create_dataset(Config(model="BPR", dataset="scale", config_dict=settings))
+parts = dataset.build()
+print("RecBole:", dataset.user_num - 1, "sequences,", dataset.item_num - 1, "items,", *map(len, parts))
+"""
+"""Loads, cleans (copies of a row stay) and splits.
+
+It asks for a general model's data set: a sequential one would hold a row for each prefix of a sequence.
+"""
+
+
+def run(command: list[str]) -> dict[str, float]:
+    """Seconds and memory of a process.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    started = time.perf_counter()
+    _, status, usage = os.wait4(os.posix_spawn(command[0], command, os.environ), 0)
+    seconds = time.perf_counter() - started
+    if status:
+        raise SystemExit(f"{command[0]} ended with status {os.waitstatus_to_exitcode(status)}")
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_mib": round(usage.ru_maxrss / 1024),
+    }
+
+
+def measure(log: Path, work: Path) -> dict[str, Any]:
+    """Prepare a log: its seconds, its memory and what it made."""
+    config, prepared = work / "scale.yaml", work / "prepared"
+    config.write_text(CONFIG)
+    shutil.rmtree(prepared, ignore_errors=True)
+    command = [sys.executable, "-m", "recsys", "prepare", str(config)]
+    spent = run([*command, f"data.path={log}", f"prepared={prepared}"])
+    manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
+    return {"counts": manifest["counts"], "content_digest": manifest["content_digest"], **spent}
+
+
+def measure_recbole(log: Path, work: Path, python: Path) -> dict[str, Any]:
+    """The same by RecBole's loader."""
+    folder = work / "scale"
+    folder.mkdir(exist_ok=True)
+    names = {"user": "user_id:token", "item": "item_id:token", "time": "timestamp:float"}
+    atomic = pl.scan_csv(log, infer_schema=False).rename(names)
+    atomic.sink_csv(folder / "scale.inter", separator="\t")
+    return run([str(python), "-c", RECBOLE, str(work)])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The README's table: one line a number of events; the newest row of each counts."""
+    newest = {row["events"]: row for row in rows}
+    lines = ["| events | sequences, items, events kept | CSV | seconds | processor | peak memory | RecBole |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for events, row in sorted(newest.items()):
+        counts, peer = row["counts"], row.get("recbole")
+        kept = f"{counts['sequences']:,}, {counts['items']:,}, {counts['events']:,}"
+        cells = [f"{events:,}", kept, f"{row['log_mb']:,.0f} MB", f"{row['seconds']:.0f} s"]
+        cells += [f"{row['cpu_seconds']:.0f} s", f"{row['peak_mib'] / 1024:.2f} GiB"]
+        cells.append(f"{peer['cpu_seconds']:.0f} s, {peer['peak_mib'] / 1024:.2f} GiB" if peer else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.prepare_scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 25_000_000])
+    add("--work", type=Path, default=Path("runs/prepare-scale"), help="folder of the logs, kept between runs")
+    add("--results", type=Path, default=RESULTS, help="file to add the rows to")
+    add("--recbole", type=Path, help="Python of an environment that has RecBole")
+    add("--recbole-most", type=int, default=5_000_000, help="events of the largest log that it gets")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    options = parser().parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    for events in options.events:
+        log = options.work / f"events-{events}.csv"
+        if not log.exists():
+            write_log(log.with_suffix(".part"), events)
+            log.with_suffix(".part").rename(log)
+        row = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "events": events,
+            "log_mb": round(log.stat().st_size / 1e6, 1),
+            "cores": len(os.sched_getaffinity(0)),
+            **measure(log, options.work),
+            "versions": environment().packages,
+        }
+        if options.recbole and events <= options.recbole_most:
+            row["recbole"] = measure_recbole(log, options.work, options.recbole)
+        print(f"{events:,} events: {row['seconds']:.1f} s, {row['peak_mib']:,} MiB at most")
+        with options.results.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
