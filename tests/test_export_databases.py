@@ -4,10 +4,13 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as postgresql
+import numpy as np
+import pyarrow as pa
 import pytest
 import redis
 
@@ -15,7 +18,8 @@ from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.recommender import Recommender
 from serving.export import Shard, Wanted, export
-from serving.export.wanted import known_what
+from serving.export.sql import SqlSink
+from serving.export.wanted import Part, known_what
 from tests.export_world import read, world
 from tests.postgres import PASSWORD, postgres_server
 from tests.redis_server import redis_server
@@ -114,6 +118,21 @@ def test_of_two_exports_at_once_readers_see_one_and_whole(
     assert len(seen) == 26 and dict(seen) == lists(recommender, data, other)
     export(recommender, data, address, Wanted(k=3), block=5)
     assert dict(read(address)) == lists(recommender, data, 3)
+
+
+@pytest.mark.parametrize("place", PLACES[:2])
+def test_a_part_that_arrives_after_its_sender_was_killed_is_stored_once(
+    servers: dict[str, str], recommender: Recommender, data: PreparedData, place: str
+) -> None:
+    part = Part(0, 0, np.arange(2))
+    killed, sink = (SqlSink(servers[place], "late", Wanted()) for _ in range(2))
+    with closing(killed), closing(sink):
+        table = pa.table({"sequence": ["a", "b"], "model_version": ["1", "1"]})
+        assert killed.begin("plan", table.schema) == sink.begin("plan", table.schema) == {}
+        for each in (killed, sink):
+            each.put(part, table, {"rows": 2})
+        assert sink.publish([part], {"counts": {"rows": 2}}) == []
+    assert rows_of(servers[place], "SELECT sequence FROM late ORDER BY 1") == [("a",), ("b",)]
 
 
 @pytest.mark.parametrize("place", PLACES)

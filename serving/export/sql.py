@@ -83,8 +83,10 @@ class SqlSink:
     def put(self, part: Part, table: pa.Table, record: Record) -> None:
         """See `Sink.put`."""
         with self._transaction() as cursor:
-            cursor.adbc_ingest(self._staging, self._stored(table), mode="append")
-            self._note(cursor, part.number, record)
+            # The server may have been about to commit the part when the attempt that sent it was killed: the
+            # line then waits for that, and stands there already.
+            if self._note(cursor, part.number, record):
+                cursor.adbc_ingest(self._staging, self._stored(table), mode="append")
 
     def publish(self, parts: list[Part], manifest: Manifest) -> list[int]:
         """See `Sink.publish`; the last shard publishes for all."""
@@ -172,7 +174,8 @@ class SqlSink:
         )
         return list(cursor.fetchall())
 
-    def _note(self, cursor: Any, part: int, record: Record) -> None:  # noqa: ANN401
+    def _note(self, cursor: Any, part: int, record: Record) -> bool:  # noqa: ANN401
+        """Add the line of a part; whether there was none."""
         texts = (
             _text(self._table),
             _text(self._plan),
@@ -180,7 +183,9 @@ class SqlSink:
             str(part),
             _text(json.dumps(record)),
         )
-        cursor.execute(f"INSERT INTO recsys_export_parts VALUES ({', '.join(texts)}) ON CONFLICT DO NOTHING")
+        line = f"INSERT INTO recsys_export_parts VALUES ({', '.join(texts)})"
+        cursor.execute(f"{line} ON CONFLICT DO NOTHING RETURNING part")
+        return bool(cursor.fetchall())
 
     def _check_table(self, cursor: Any) -> None:  # noqa: ANN401
         """Refuse a table that no export wrote, or that an export of other columns wrote."""
