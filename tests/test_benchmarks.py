@@ -199,7 +199,9 @@ def test_a_generated_log_is_prepared_and_becomes_a_line_of_the_table(
     counts = found["counts"]
     assert (counts["events_read"], counts["sequences"]) == (3000, 120)
     assert 2950 < counts["events"] < 3000  # the copies have gone
-    assert 100 < found["peak_mib"] < 1000
+    assert (
+        found["peak_mib"] > 100
+    )  # no upper bound: a child's peak counts what its parent held when it was made
     line = prepare_scale.table([{**found, "events": 1}, {**found, "seconds": 9.6, "peak_mib": 512}])
     assert line.splitlines()[-1].startswith("| 3,000 | 120, 11, ")
     assert f"| 10 s | {found['cpu_seconds']:.0f} s | 0.50 GiB |" in line
