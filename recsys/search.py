@@ -28,7 +28,7 @@ Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 """(B, k) item indices, best first, padded with 0, and their (B, k) scores, padded with -inf."""
 
 SPARE = 16  # candidates beyond k, for scores so near that float32 products may swap them
-CPU_SCORES_PER_BLOCK = 2**19  # of the (B, V) product that stand in memory at once: few enough for the caches
+CPU_SCORES_PER_BLOCK = 2**21  # of the (B, V) product that stand in memory at once: few enough for the caches
 GPU_SCORES_PER_BLOCK = 2**27
 LEAST_QUERIES = 32  # of a block, for each block reads the whole table
 VALUES_PER_BLOCK = 2**22  # of the (B, C, D) candidates that stand in memory at once

@@ -257,6 +257,13 @@ def test_values_of_a_category_are_kept_as_text(tmp_path: Path) -> None:
     assert append(config(tmp_path, data=data)).reused
 
 
+def test_an_older_version_of_a_sibling_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".out.eu.77.old").mkdir()
+    append(config(log(tmp_path, one=FIRST)))
+    append(config(log(tmp_path, two=SECOND)))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".out.eu.77.old", "log", "out"]
+
+
 def test_ids_keep_their_type(tmp_path: Path) -> None:
     digits = text([("1", "7", 1, "view", "tv"), ("1", "8", 2, "view", "tv")])
     append(config(log(tmp_path, one=digits)))

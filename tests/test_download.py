@@ -16,6 +16,7 @@ import pytest
 
 from data_prep.download import DATASETS, Archive, Dataset, dataset_named, download
 from data_prep.prepare import prepare
+from recsys.cli import app
 from recsys.config import load_config
 from recsys.errors import InputError
 
@@ -170,6 +171,16 @@ def test_every_data_set_has_a_configuration_that_reads_its_folder(tmp_path: Path
         assert config.data.path == f"data/{dataset.folder}"
     with pytest.raises(InputError, match=r"data set `ml1m` is unknown; did you mean `ml-1m`\?; known: ml"):
         dataset_named("ml1m")
+
+
+def test_the_next_command_names_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "ml-100k"
+    folder.mkdir()
+    for name in ("u.data", "u.item", "README"):
+        (folder / name).touch()
+    app(["download", "ml-100k", "--out", str(tmp_path)], standalone_mode=False)
+    command = f"recsys prepare configs/ml-100k.yaml data.format=movielens data.path={folder}"
+    assert command in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_counts_other_than_the_published_are_refused(tmp_path: Path) -> None:
