@@ -110,7 +110,11 @@ class Bench:
 
     def add(self, label: str, settings: str, **fields: Any) -> None:  # noqa: ANN401 -- JSON
         row = {"data": self.name, "digest": self.data.digest[:12], "encoder": label, "settings": settings}
-        row |= {"date": datetime.now(UTC).date().isoformat(), **fields, **environment().model_dump()}
+        row |= {
+            "date": datetime.now(UTC).date().isoformat(),
+            **fields,
+            **environment().model_dump(exclude={"command"}),
+        }
         with RESULTS.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
@@ -258,7 +262,7 @@ def measure_scale(count: int) -> None:
         "query_ms_99": float(np.quantile(times, 0.99)) * 1e3,
         "recall": recall(index, asked, found),
         "date": datetime.now(UTC).date().isoformat(),
-        **environment().model_dump(),
+        **environment().model_dump(exclude={"command"}),
     }
     with RESULTS.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(measured) + "\n")
