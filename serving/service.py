@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import HTTPException
+from numpy.typing import NDArray
 
 from recsys.answering import stage_of
 from recsys.answers import Filters, Question, Recommendations
 from recsys.errors import InputError
 from recsys.item_texts import ItemText
 from recsys.recommender import Recommender
-from recsys.vocabulary import ItemId
+from recsys.vocabulary import ItemId, Vocabulary
 from serving import schemas
 from serving.batching import Batcher
 from serving.metrics import Metrics
+from serving.playlists import PlaylistService
 from serving.security import ApiKeys
 from serving.tables import Availability, Histories
 from serving.watched import Watched, Watcher, stamp
@@ -39,6 +42,7 @@ class Settings:
         watch: seconds between two looks at what may change.
         availability: table of which items can be had, or None: all.
         histories: stored histories, or None.
+        playlists: folder of a playlist encoder with its index, or None.
         keys: file of hashed API keys, or None: the endpoint is open.
         origins: web pages of these origins may ask (CORS); default: none.
     """
@@ -51,6 +55,7 @@ class Settings:
     watch: float = 10.0
     availability: Path | None = None
     histories: Path | None = None
+    playlists: Path | None = None
     keys: Path | None = None
     origins: Sequence[str] = ()
 
@@ -110,7 +115,10 @@ class Service:
         self.availability = _watched("availability", settings.availability, self._read_availability)
         self.histories = _watched("histories", settings.histories, Histories.read)
         self.keys = _watched("keys", settings.keys, ApiKeys.read)
-        tables = (self.availability, self.histories, self.keys)
+        self.playlists = PlaylistService(
+            settings.playlists, self._available, lambda *each: self.metrics.stage(*each), settings.threads
+        )
+        tables = (self.availability, self.histories, self.playlists.watched, self.keys)
         self.watched: list[Watched[Any]] = [model, *(each for each in tables if each is not None)]
         self.metrics = Metrics(self.watched)
         self.watcher = Watcher(self.watched, settings.watch)
@@ -132,6 +140,10 @@ class Service:
         table.mask(self.model.value.vocabulary, None)  # looks its items up before a request has to
         return table
 
+    def _available(self, vocabulary: Vocabulary, region: str | None) -> NDArray[np.bool_] | None:
+        """(V,) items that can be had in a region (None: anywhere), or None where no table says so."""
+        return None if self.availability is None else self.availability.value.mask(vocabulary, region)
+
     def start(self) -> None:
         """Begin to watch."""
         self.watcher.start()
@@ -141,6 +153,7 @@ class Service:
         self.watcher.stop()
         self._batcher.close()
         self._scoring.close()
+        self.playlists.stop()
 
     @property
     def version(self) -> str:
@@ -220,13 +233,12 @@ class Service:
             return [answers[place] for place in range(len(batch))]
 
     def _answer_together(self, recommender: Recommender, batch: list[Asked]) -> list[Answered]:
-        table = self.availability.value if self.availability else None
         filters: dict[int, Filters] = {}  # one for the questions of a request, which share their masks
         unknown: dict[int, list[ItemId]] = {}
         for each in batch:
             request = id(each.filters)
             if request not in filters:
-                mask = table and table.mask(recommender.vocabulary, each.filters.region)
+                mask = self._available(recommender.vocabulary, each.filters.region)
                 filters[request] = each.filters.filters(mask)
                 unknown[request] = filters[request].unknown_to(recommender.vocabulary)
         questions = [
