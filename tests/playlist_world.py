@@ -1,4 +1,4 @@
-"""Stored playlists whose neighbours and continuations are known: a bag of tracks with vectors made by hand."""
+"""Stored playlists whose neighbours are known: a bag of tracks with vectors made by hand."""
 
 from __future__ import annotations
 
@@ -64,5 +64,3 @@ def track(genre: int, place: int) -> str:
 def index_folder(model: PlaylistModel) -> Path:
     """Where its vectors, forest and map lie."""
     return model.folder / "index"
-
-
