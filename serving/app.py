@@ -164,19 +164,17 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz")
     async def readyz(request: Request) -> schemas.Readiness:
-        """The model answers: one recommendation is made to see it.
+        """The model answers: every few seconds one recommendation is made to see it.
 
         Problems may name folders and hosts: where keys are asked for, whoever has none learns which there
         are and not what they say.
         """
-        anything = schemas.Filtered(k=1, exclude_seen=False)
-        first = service.model.value.vocabulary.decode([1])
-        answer = (await service.ask([first], anything)).single
-        request.state.model_version = answer.model_version
+        version = await service.ready()
+        request.state.model_version = version
         problems = service.problems
         if not request.state.trusted:
             problems = dict.fromkeys(problems, "ask with a key, or see the log")
-        return schemas.Readiness(status="ready", model_version=answer.model_version, problems=problems)
+        return schemas.Readiness(status="ready", model_version=version, problems=problems)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from serving.security import ApiKeys
 from serving.tables import Availability, Histories
 from serving.watched import Watched, Watcher, stamp
 
+READY_FOR = 5.0  # seconds that a model that answered counts as ready
 WAITING_SCORES = 32  # requests; each may hold thousands of items
 
 
@@ -130,6 +133,8 @@ class Service:
             threads=settings.threads,
             observe=self.metrics.batch,
         )
+        self._ready = "", 0.0  # version, and when it answered
+        self._readying = asyncio.Lock()
         # Beside the others, so that however much is to be scored does not keep them waiting.
         self._scoring = Batcher[schemas.ScoreRequest, schemas.ScoreResponse](
             self._score, window=0, most=1, waiting=min(WAITING_SCORES, settings.waiting)
@@ -181,6 +186,23 @@ class Service:
                 raise each.answer
             answers.append(each.answer)
         return Reply(answers, found[0].unknown)
+
+    async def ready(self) -> str:
+        """Version of the model in force, which was seen to answer in the last few seconds.
+
+        However many ask, the model is asked once in a while, and by one of them.
+
+        Raises:
+            Exception: whatever is wrong with the model.
+            Overloaded: too many are waiting.
+        """
+        async with self._readying:
+            version, seen = self._ready
+            if version != self.version or time.monotonic() - seen > READY_FOR:
+                first = self.model.value.vocabulary.decode([1])
+                answer = (await self.ask([first], schemas.Filtered(k=1, exclude_seen=False))).single
+                self._ready = answer.model_version, time.monotonic()
+            return self._ready[0]
 
     async def score(self, asked: schemas.ScoreRequest) -> schemas.ScoreResponse:
         """What the model makes of single items after a history.
