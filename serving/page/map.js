@@ -16,6 +16,7 @@ let shown = null; // the map that the canvas stands for
 /** Show points as `v1/playlists/map` gives them; `actions` can be done with a playlist. */
 export function playlistMap(points, actions) {
   const size = points.ids.length;
+  const order = [...points.ids.keys()].sort((a, b) => points.label[a] - points.label[b]); // no label below all
   const view = { scale: 1, left: 0, top: 0 };
   const off = new Set(); // labels whose points are hidden
   let marked = new Set();
@@ -37,10 +38,10 @@ export function playlistMap(points, actions) {
     canvas().width = canvas().clientWidth * ratio;
     canvas().height = canvas().clientHeight * ratio;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const quiet = colours.getPropertyValue("--quiet");
-    for (let at = 0; at < size; at++) {
+    const plain = colours.getPropertyValue("--point");
+    for (const at of order) {
       if (!visible(at)) continue;
-      pen.fillStyle = points.labels[points.label[at]]?.colour ?? quiet;
+      pen.fillStyle = points.labels[points.label[at]]?.colour ?? plain;
       pen.beginPath();
       pen.arc(...place(at), RADIUS, 0, 2 * Math.PI);
       pen.fill();
@@ -94,19 +95,31 @@ export function playlistMap(points, actions) {
     draw();
   }
 
+  /** Put a corner of the map somewhere, as far as no edge of it comes into the view. */
+  function put(left, top) {
+    view.left = Math.min(0, Math.max(canvas().clientWidth * (1 - view.scale), left));
+    view.top = Math.min(0, Math.max(canvas().clientHeight * (1 - view.scale), top));
+  }
+
   /** Move the view so that a point is in it. */
   function bring(at) {
     const [x, y] = place(at);
     const [width, height] = [canvas().clientWidth, canvas().clientHeight];
-    if (x < 0 || x > width) view.left += width / 2 - x;
-    if (y < 0 || y > height) view.top += height / 2 - y;
+    if (x < 0 || x > width) put(view.left + width / 2 - x, view.top);
+    if (y < 0 || y > height) put(view.left, view.top + height / 2 - y);
   }
 
   function zoom(by, x = canvas().clientWidth / 2, y = canvas().clientHeight / 2) {
     const scale = Math.min(FARTHEST, Math.max(1, view.scale * by));
     const share = scale / view.scale;
-    Object.assign(view, { scale, left: x - (x - view.left) * share, top: y - (y - view.top) * share });
-    if (scale === 1) Object.assign(view, { left: 0, top: 0 });
+    view.scale = scale;
+    put(x - (x - view.left) * share, y - (y - view.top) * share);
+    hover(-1);
+    draw();
+  }
+
+  function drag(across, down) {
+    put(view.left + across, view.top + down);
     hover(-1);
     draw();
   }
@@ -133,7 +146,7 @@ export function playlistMap(points, actions) {
   }
 
   function legend() {
-    const entries = [...points.labels.map((each, at) => [at, each.name, each.colour]), [NO_LABEL, "no label", "var(--quiet)"]];
+    const entries = [...points.labels.map((each, at) => [at, each.name, each.colour]), [NO_LABEL, "no label", "var(--point)"]];
     const used = new Set(points.label);
     const switches = entries.filter(([at]) => used.has(at)).map(([at, name, colour]) => {
       const dot = element("span", { className: "dot" });
@@ -151,7 +164,7 @@ export function playlistMap(points, actions) {
   }
 
   shown = {
-    draw, hover, choose, zoom, step, find, under, view,
+    draw, hover, choose, zoom, drag, step, find, under,
     enter: () => chosen >= 0 && actions.Similar(playlist(chosen)),
     mark(ids) {
       marked = new Set(ids);
@@ -181,11 +194,8 @@ function move(event) {
   if (others.length) {
     const apart = (at) => Math.max(1, Math.hypot(at[0] - others[0][0], at[1] - others[0][1]));
     shown.zoom(apart([x, y]) / apart(before), (x + others[0][0]) / 2, (y + others[0][1]) / 2);
-  } else if (shown.view.scale > 1) {
-    shown.view.left += x - before[0];
-    shown.view.top += y - before[1];
-    shown.hover(-1);
-    shown.draw();
+  } else {
+    shown.drag(x - before[0], y - before[1]);
   }
   fingers.set(event.pointerId, [x, y]);
 }

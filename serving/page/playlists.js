@@ -41,7 +41,7 @@ export function playlistsPanel(actions, addAll, replace, failed) {
     try {
       const answer = nothing ? { playlists: [], unknown: [] } : await ask({ ...subject(), k: ALIKE });
       if (!answer) return; // a newer question is on its way
-      const told = nothing ? ["Add items to the history, or choose a playlist on the map"] : [];
+      const told = [nothing ? "Add items to the history, or choose a playlist on the map" : `${answer.playlists.length} found`];
       if (answer.unknown.length) told.push(`${answer.unknown.length} items are unknown to the playlists`);
       if (answer.fewer_because) told.push(answer.fewer_because);
       showAlike(answer.playlists, told.join("; "));
@@ -85,7 +85,7 @@ export function playlistsPanel(actions, addAll, replace, failed) {
     try {
       const answer = await askNext(asked);
       if (!answer) return;
-      const told = [`${answer.slates.length === 1 ? "a slate" : `${answer.slates.length} slates`}`];
+      const told = [`${answer.slates.length} found`];
       if (answer.fewer_because) told.push(answer.fewer_because);
       byId("slates-status").textContent = told.join("; ");
       byId("slates").replaceChildren(...answer.slates.flatMap(slateOf));
