@@ -107,6 +107,19 @@ def probe(
 
 
 @app.command()
+def order(data: DataArgument, settings: Settings = None, json_file: JsonFile = None) -> None:
+    """Which order the playlists prefer: order=set and order=sequence, trained and compared."""
+    from recsys.dataset import PreparedData
+    from recsys.playlists.preference import preferred_order
+    from recsys.playlists.settings import playlists_config
+
+    found = preferred_order(playlists_config(settings or []), PreparedData.load(data))
+    for line in found.lines():
+        say(line)
+    write_json(json_file, found.to_json())
+
+
+@app.command()
 def similar(
     folder: Folder,
     playlist: Annotated[str, typer.Option(help="id of an embedded playlist")],

@@ -24,6 +24,9 @@ from recsys.models.protocol import Encoder
 from recsys.playlists.embedding import embed
 from recsys.sequences import Ragged
 
+SCORES_AT_ONCE = 1 << 24
+"""Scores held at a time, of 4 bytes each."""
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -83,8 +86,11 @@ def one_shot(
         allowed: (V,) tracks that may be answered; default: all.
     """
     table = item_vectors(model)
-    scores = _scores(model, table, seeds, allowed)
-    return np.stack([_top(row, n, limits) for row in scores])
+    step = max(SCORES_AT_ONCE // len(table), 1)
+    blocks = (
+        seeds.take(np.arange(start, min(start + step, len(seeds)))) for start in range(0, len(seeds), step)
+    )
+    return np.stack([_top(row, n, limits) for some in blocks for row in _scores(model, table, some, allowed)])
 
 
 def nearest_tracks(model: Encoder, vector_D: Floats, n: int, limits: Sequence[Limit] = ()) -> Ints:
