@@ -294,6 +294,10 @@ def test_it_fits_a_phone_in_the_dark_and_every_control_has_a_name(opened: Open) 
     page.locator("#next-list button").nth(1).tap()
     expect(page.locator("#similar")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.locator("#map").scroll_into_view_if_needed()
+    x, y = places(page)[7]
+    page.locator("#map").tap(position={"x": x, "y": y})
+    expect(page.locator("#map-status")).to_have_text("u7, 4 tracks, jazz")
     for button in page.locator("button:visible").all():
         assert button.evaluate("each => each.offsetHeight") >= 32, "large enough for a finger"
     assert brightness(page, "backgroundColor") < 60 and brightness(page, "color") > 200
