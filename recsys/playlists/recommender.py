@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +115,7 @@ class PlaylistRecommender:
         self.catalogue = Catalogue(model.items, model.vocabulary)
         self._table = item_vectors(model.encoder)
         self._tracks = ExactIndex(self._table)
-        self._groups = cache(self._groups_of)
+        self._numbers: dict[str, NDArray[np.int64]] = {}
 
     @classmethod
     def load(cls, folder: Path | str) -> PlaylistRecommender:
@@ -263,8 +262,8 @@ class PlaylistRecommender:
         """
         check_question(k, filters)
         with stage_of("filter", observe):
-            limits = [Limit(self._groups(name), most) for name, most in filters.max_per.items()]
-            shared = None if attribute is None else self._groups(attribute)
+            limits = [Limit(self._groups_of(name), most) for name, most in filters.max_per.items()]
+            shared = None if attribute is None else self._groups_of(attribute)
             settings = Diverse(groups, width, strength, shared)
             allowed = self._allowed(seed, filters)
             enough = allowed & self._scores_enough(seed, filters)
@@ -299,13 +298,15 @@ class PlaylistRecommender:
         return np.asarray(products, dtype=np.float32)
 
     def _groups_of(self, name: str) -> NDArray[np.int64]:
-        """(V,) number of each track's value of an attribute, -1 for none."""
+        """(V,) number of each track's value of an attribute, -1 for none; made once."""
         if name in self.catalogue.attributes and name not in self.single_attributes:
             raise InputError(
                 f"tracks have several values of `{name}`, which diverse slates cannot count; leave it out, "
                 "or leave out `diverse`"
             )
-        return groups_of(track_column(self.model.items, name))
+        if name not in self._numbers:
+            self._numbers[name] = groups_of(track_column(self.model.items, name))
+        return self._numbers[name]
 
     def _unknown(self, seed: Seed, filters: Filters) -> list[ItemId]:
         return list(dict.fromkeys((*seed.unknown, *filters.unknown_to(self.vocabulary))))
