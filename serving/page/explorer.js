@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { byId, describe, element, fill, itemButton, named, scoredRows, titleOf } from "./dom.js";
 import { buildFilters, filters, onFilters } from "./filters.js";
-import { playlistsPanel } from "./playlists.js";
+import { followHistory, openPlaylists, playlistsPanel } from "./playlists.js";
 import { searchBox } from "./search.js";
 
 const LEFT_OUT = 50; // newest items of the history that "because of" leaves out, one after the other
@@ -12,7 +12,6 @@ const NAMED = 2; // of them, those that are named
 let history = [];
 const ask = api.latest((body, signal) => api.recommend(body, signal));
 const askWithout = api.latest((body, signal) => api.recommendBatch(body, signal));
-const playlists = playlistsPanel({ Add: add, Similar: showSimilar }, (items) => change([...history, ...items]), change, failed);
 
 function failed(error) {
   byId("problem").textContent = error.message;
@@ -31,7 +30,7 @@ function change(items) {
   window.history.replaceState(null, "", hash || window.location.pathname);
   showHistory();
   refresh();
-  playlists.follow(history);
+  followHistory(history);
 }
 
 function showHistory() {
@@ -161,7 +160,7 @@ async function open() {
     byId("key-form").hidden = true;
     buildFilters(card);
     showCard(card);
-    playlists.open(card.playlists);
+    openPlaylists(card.playlists);
     change(await historyOfAddress());
   } catch (error) {
     failed(error);
@@ -169,6 +168,12 @@ async function open() {
 }
 
 searchBox(add, failed);
+playlistsPanel({
+  actions: { Add: add, Similar: showSimilar },
+  addAll: (items) => change([...history, ...items]),
+  replace: change,
+  failed,
+});
 onFilters(refresh);
 byId("clear").addEventListener("click", () => change([]));
 byId("similar-close").addEventListener("click", () => {

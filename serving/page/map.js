@@ -13,166 +13,197 @@ const NO_LABEL = -1;
 const canvas = () => byId("map");
 let shown = null; // the map that the canvas stands for
 
-/** Show points as `v1/playlists/map` gives them; `actions` can be done with a playlist. */
-export function playlistMap(points, actions) {
-  const size = points.ids.length;
-  const order = [...points.ids.keys()].sort((a, b) => points.label[a] - points.label[b]); // no label below all
-  const view = { scale: 1, left: 0, top: 0 };
-  const off = new Set(); // labels whose points are hidden
-  let marked = new Set();
-  let chosen = -1;
-  let hovered = -1;
+class PlaylistMap {
+  constructor(points, actions) {
+    this.points = points;
+    this.actions = actions;
+    // From below to above: those without a label first.
+    this.order = [...points.ids.keys()].sort((a, b) => points.label[a] - points.label[b]);
+    this.view = { scale: 1, left: 0, top: 0 };
+    this.off = new Set(); // labels whose points are hidden
+    this.marked = new Set(); // ids of points with rings
+    this.chosen = -1;
+    this.hovered = -1;
+  }
 
-  const playlist = (at) => ({ id: points.ids[at], title: points.titles[at] });
-  const visible = (at) => !off.has(points.label[at]);
-  const place = (at) => [
-    (points.x[at] * (1 - 2 * MARGIN) + MARGIN) * canvas().clientWidth * view.scale + view.left,
-    (points.y[at] * (1 - 2 * MARGIN) + MARGIN) * canvas().clientHeight * view.scale + view.top,
-  ];
-  const label = (at) => points.labels[points.label[at]]?.name ?? "no label";
-  const told = (at) => `${named(playlist(at))}, ${points.lengths[at]} tracks, ${label(at)}`;
+  playlist(at) {
+    return { id: this.points.ids[at], title: this.points.titles[at] };
+  }
 
-  function draw() {
+  visible(at) {
+    return !this.off.has(this.points.label[at]);
+  }
+
+  /** Where a point stands on the canvas, in pixels. */
+  place(at) {
+    const { scale, left, top } = this.view;
+    const inside = (part) => part * (1 - 2 * MARGIN) + MARGIN;
+    return [
+      inside(this.points.x[at]) * canvas().clientWidth * scale + left,
+      inside(this.points.y[at]) * canvas().clientHeight * scale + top,
+    ];
+  }
+
+  label(at) {
+    return this.points.labels[this.points.label[at]];
+  }
+
+  told(at) {
+    return `${named(this.playlist(at))}, ${this.points.lengths[at]} tracks, ${this.label(at)?.name ?? "no label"}`;
+  }
+
+  draw() {
     const [pen, ratio] = [canvas().getContext("2d"), window.devicePixelRatio];
     const colours = getComputedStyle(document.documentElement);
     canvas().width = canvas().clientWidth * ratio;
     canvas().height = canvas().clientHeight * ratio;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     const plain = colours.getPropertyValue("--point");
-    for (const at of order) {
-      if (!visible(at)) continue;
-      pen.fillStyle = points.labels[points.label[at]]?.colour ?? plain;
+    const shown = this.order.filter((at) => this.visible(at));
+    for (const at of shown) {
+      pen.fillStyle = this.label(at)?.colour ?? plain;
       pen.beginPath();
-      pen.arc(...place(at), RADIUS, 0, 2 * Math.PI);
+      pen.arc(...this.place(at), RADIUS, 0, 2 * Math.PI);
       pen.fill();
     }
     pen.strokeStyle = colours.getPropertyValue("--text");
-    for (let at = 0; at < size; at++) {
-      if (!visible(at) || !(marked.has(points.ids[at]) || at === chosen || at === hovered)) continue;
-      pen.lineWidth = at === chosen ? 3 : 1.5;
+    for (const at of shown) {
+      if (!this.marked.has(this.points.ids[at]) && at !== this.chosen && at !== this.hovered) continue;
+      pen.lineWidth = at === this.chosen ? 3 : 1.5;
       pen.beginPath();
-      pen.arc(...place(at), at === chosen ? 2.5 * RADIUS : 1.8 * RADIUS, 0, 2 * Math.PI);
+      pen.arc(...this.place(at), (at === this.chosen ? 2.5 : 1.8) * RADIUS, 0, 2 * Math.PI);
       pen.stroke();
     }
-    canvas().style.touchAction = view.scale > 1 ? "none" : "pan-y"; // a phone scrolls past the whole map
+    canvas().style.touchAction = this.view.scale > 1 ? "none" : "pan-y"; // a phone scrolls past the whole map
   }
 
-  /** Of the points that count, that of least cost. */
-  function least(cost) {
+  /** Of the points that are shown, that of least cost; -1 where all cost endlessly much. */
+  least(cost) {
     let [best, lowest] = [-1, Infinity];
-    for (let at = 0; at < size; at++) {
-      const value = visible(at) ? cost(...place(at), at) : Infinity;
+    for (let at = 0; at < this.points.ids.length; at++) {
+      const value = this.visible(at) ? cost(...this.place(at), at) : Infinity;
       if (value < lowest) [best, lowest] = [at, value];
     }
     return best;
   }
 
-  const under = (x, y) => least((across, down) => {
-    const distance = Math.hypot(across - x, down - y);
-    return distance < REACH ? distance : Infinity;
-  });
+  /** The point that somebody who points there means, or -1. */
+  under(x, y) {
+    return this.least((across, down) => {
+      const distance = Math.hypot(across - x, down - y);
+      return distance < REACH ? distance : Infinity;
+    });
+  }
 
-  function hover(at, x, y) {
+  hover(at, x, y) {
     const tip = byId("map-tip");
     tip.hidden = at < 0;
     if (at >= 0) {
-      tip.textContent = told(at);
+      tip.textContent = this.told(at);
       tip.style.left = `${Math.max(0, Math.min(x + 12, canvas().clientWidth - tip.offsetWidth))}px`;
       tip.style.top = `${y + tip.offsetHeight + 16 > canvas().clientHeight ? y - tip.offsetHeight - 8 : y + 16}px`;
     }
-    if (at !== hovered) {
-      hovered = at;
-      draw();
-    }
+    if (at === this.hovered) return;
+    this.hovered = at;
+    this.draw();
   }
 
-  function choose(at, more = "") {
-    chosen = at;
-    byId("map-status").textContent = at < 0 ? more : told(at) + more;
-    const buttons = Object.entries(actions).map(([name, act]) => itemButton(name, playlist(at), () => act(playlist(at))));
+  choose(at, more = "") {
+    this.chosen = at;
+    byId("map-status").textContent = at < 0 ? more : this.told(at) + more;
+    const chosen = this.playlist(at);
+    const buttons = Object.entries(this.actions).map(([name, act]) => itemButton(name, chosen, () => act(chosen)));
     byId("map-actions").replaceChildren(...(at < 0 ? [] : buttons));
-    if (at >= 0) bring(at);
-    draw();
+    if (at >= 0) this.bring(at);
+    this.draw();
+  }
+
+  enter() {
+    if (this.chosen >= 0) this.actions.Similar(this.playlist(this.chosen));
+  }
+
+  mark(ids) {
+    this.marked = new Set(ids);
+    this.draw();
   }
 
   /** Put a corner of the map somewhere, as far as no edge of it comes into the view. */
-  function put(left, top) {
-    view.left = Math.min(0, Math.max(canvas().clientWidth * (1 - view.scale), left));
-    view.top = Math.min(0, Math.max(canvas().clientHeight * (1 - view.scale), top));
+  put(left, top) {
+    this.view.left = Math.min(0, Math.max(canvas().clientWidth * (1 - this.view.scale), left));
+    this.view.top = Math.min(0, Math.max(canvas().clientHeight * (1 - this.view.scale), top));
   }
 
   /** Move the view so that a point is in it. */
-  function bring(at) {
-    const [x, y] = place(at);
+  bring(at) {
+    const [x, y] = this.place(at);
     const [width, height] = [canvas().clientWidth, canvas().clientHeight];
-    if (x < 0 || x > width) put(view.left + width / 2 - x, view.top);
-    if (y < 0 || y > height) put(view.left, view.top + height / 2 - y);
+    if (x < 0 || x > width) this.put(this.view.left + width / 2 - x, this.view.top);
+    if (y < 0 || y > height) this.put(this.view.left, this.view.top + height / 2 - y);
   }
 
-  function zoom(by, x = canvas().clientWidth / 2, y = canvas().clientHeight / 2) {
-    const scale = Math.min(FARTHEST, Math.max(1, view.scale * by));
-    const share = scale / view.scale;
-    view.scale = scale;
-    put(x - (x - view.left) * share, y - (y - view.top) * share);
-    hover(-1);
-    draw();
+  zoom(by, x = canvas().clientWidth / 2, y = canvas().clientHeight / 2) {
+    const scale = Math.min(FARTHEST, Math.max(1, this.view.scale * by));
+    const share = scale / this.view.scale;
+    this.view.scale = scale;
+    this.put(x - (x - this.view.left) * share, y - (y - this.view.top) * share);
+    this.hover(-1);
+    this.draw();
   }
 
-  function drag(across, down) {
-    put(view.left + across, view.top + down);
-    hover(-1);
-    draw();
+  drag(across, down) {
+    this.put(this.view.left + across, this.view.top + down);
+    this.hover(-1);
+    this.draw();
   }
 
-  /** The nearest point in a direction, from the chosen one or else the middle. */
-  function step([right, down]) {
-    const [x, y] = chosen >= 0 ? place(chosen) : [canvas().clientWidth / 2, canvas().clientHeight / 2];
-    const next = least((across, below, at) => {
+  /** To the nearest point in a direction, from the chosen one or else the middle. */
+  step([right, down]) {
+    const middle = [canvas().clientWidth / 2, canvas().clientHeight / 2];
+    const [x, y] = this.chosen >= 0 ? this.place(this.chosen) : middle;
+    const next = this.least((across, below, at) => {
       const ahead = (across - x) * right + (below - y) * down;
       const aside = Math.abs((across - x) * down) + Math.abs((below - y) * right);
-      return at !== chosen && ahead > 0 ? ahead + 2 * aside : Infinity;
+      return at !== this.chosen && ahead > 0 ? ahead + 2 * aside : Infinity;
     });
-    if (next >= 0) choose(next);
+    if (next >= 0) this.choose(next);
   }
 
-  function find(query) {
+  /** To the next point after the chosen one whose id or title contains the query. */
+  find(query) {
     const wanted = query.trim().toLowerCase();
     const has = (text) => text !== null && String(text).toLowerCase().includes(wanted);
-    const found = points.ids.flatMap((id, at) => (visible(at) && (has(id) || has(points.titles[at])) ? [at] : []));
-    if (!wanted || !found.length) return choose(-1, "no playlist is called so");
-    const next = found.findIndex((at) => at > chosen);
-    const number = next < 0 ? 0 : next;
-    choose(found[number], `; ${number + 1} of ${found.length}`);
+    const { ids, titles } = this.points;
+    const found = [...ids.keys()].filter((at) => this.visible(at) && (has(ids[at]) || has(titles[at])));
+    if (!wanted || !found.length) return this.choose(-1, "no playlist is called so");
+    const number = Math.max(0, found.findIndex((at) => at > this.chosen));
+    this.choose(found[number], `; ${number + 1} of ${found.length}`);
   }
 
-  function legend() {
-    const entries = [...points.labels.map((each, at) => [at, each.name, each.colour]), [NO_LABEL, "no label", "var(--point)"]];
-    const used = new Set(points.label);
-    const switches = entries.filter(([at]) => used.has(at)).map(([at, name, colour]) => {
+  /** A button for each label that shows or hides its points. */
+  legend() {
+    const used = new Set(this.points.label);
+    const labels = [...this.points.labels.entries(), [NO_LABEL, { name: "no label", colour: "var(--point)" }]];
+    const rows = labels.filter(([at]) => used.has(at)).map(([at, { name, colour }]) => {
       const dot = element("span", { className: "dot" });
       dot.style.background = colour;
       const button = element("button", { type: "button", "aria-pressed": "true" }, dot, name);
       button.addEventListener("click", () => {
-        if (!off.delete(at)) off.add(at);
-        button.setAttribute("aria-pressed", String(!off.has(at)));
-        hover(-1);
-        draw();
+        if (!this.off.delete(at)) this.off.add(at);
+        button.setAttribute("aria-pressed", String(!this.off.has(at)));
+        this.hover(-1);
+        this.draw();
       });
       return element("li", {}, button);
     });
-    byId("map-legend").replaceChildren(...switches);
+    byId("map-legend").replaceChildren(...rows);
   }
+}
 
-  shown = {
-    draw, hover, choose, zoom, drag, step, find, under,
-    enter: () => chosen >= 0 && actions.Similar(playlist(chosen)),
-    mark(ids) {
-      marked = new Set(ids);
-      draw();
-    },
-  };
-  legend();
-  choose(-1);
+/** Show points as `v1/playlists/map` gives them; `actions` can be done with a playlist. */
+export function playlistMap(points, actions) {
+  shown = new PlaylistMap(points, actions);
+  shown.legend();
+  shown.choose(-1);
   return shown;
 }
 
@@ -217,7 +248,7 @@ function key(event) {
     "=": () => shown.zoom(STEP),
     "-": () => shown.zoom(1 / STEP),
     0: () => shown.zoom(0),
-    Enter: shown.enter,
+    Enter: () => shown.enter(),
     Escape: () => shown.choose(-1),
   };
   const act = event.key in KEYS ? () => shown.step(KEYS[event.key]) : acts[event.key];
