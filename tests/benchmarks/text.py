@@ -116,6 +116,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
         if options.arms and label not in options.arms.split(";"):
             continue
         training = [f"training.epochs={options.epochs}", f"training.validate_every={options.validate_every}"]
+        training += [f"training.seed={options.seed}"]
         chosen = [_filled(each, options) for each in overrides]
         file = CONFIGS / f"{experiment.data}.yaml"
         config = load_config(file, [*where, *chosen, *training, "training.patience=100"])
@@ -129,7 +130,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
         for candidates in experiment.candidates:
             found = evaluate(model, data, scores_cold=scores_cold(config.model), candidates=candidates)
             baseline = first.setdefault(candidates, found)
-            _add(_row(name, label, candidates, data, found, baseline, facts))
+            title = f"{name}, seed {options.seed}" if options.seed else name
+            _add(_row(title, label, candidates, data, found, baseline, facts))
 
 
 def zero_shot(source: str, target: str, options: argparse.Namespace) -> None:
@@ -208,7 +210,8 @@ def _filled(override: str, options: argparse.Namespace) -> str:
 
 def _run_folder(options: argparse.Namespace, name: str, label: str) -> Path:
     kind = "".join(filter(str.isalnum, label))
-    return Path(options.work) / "runs" / f"{name}-{kind}-{options.epochs}"
+    seed = f"-seed{options.seed}" if options.seed else ""
+    return Path(options.work) / "runs" / f"{name}-{kind}-{options.epochs}{seed}"
 
 
 def _row(
@@ -301,6 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps data and trainings")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--validate-every", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     parser.add_argument("--backbone", type=Path, help="checkpoint of the MiniLM arms")
     parser.add_argument("--bundle", action="append", default=[], help="LABEL=FOLDER")
     parser.add_argument("--arms", default="", help="labels, split by `;`; default: all")
