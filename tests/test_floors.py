@@ -14,7 +14,7 @@ from recsys.config import TextKNNConfig
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
-from recsys.floors import FLOORS, TEXT_FLOORS, measure_floors
+from recsys.floors import FLOORS, TEXT_FLOORS, floors_for, measure_floors
 from recsys.models import fit_counting
 from recsys.sequences import Ragged
 from tests.benchmarks import results
@@ -79,7 +79,7 @@ def test_titles_without_a_word_are_no_text_to_count(tmp_path: Path) -> None:
     columns = {"title": pa.array([" " if row % 2 else "-" for row in range(40)])}
     ids = ["index", "id", "count"]
     blank = replace(data, items=pa.table({name: data.items[name] for name in ids} | columns))
-    assert "text-kNN" not in {floor.label for floor in measure_floors(blank).floors}
+    assert set(EVERY) - floors_for(blank).keys() == {"popularity by category", "text-kNN"}
     with pytest.raises(InputError, match="`text_knn` compares words, and no item has one in title"):
         fit_counting(TextKNNConfig(), blank.training(), None, 40, blank.items)
     with pytest.raises(InputError, match="names `titel`, which the item table lacks"):
