@@ -151,10 +151,10 @@ def test_the_sentence_of_items_without_a_text_is_learned(songs: PreparedData) ->
         alike = (table == table.mode(0).values).all(1)
         assert share == 0 or 0.2 < alike.float().mean() < 0.8
         (table * torch.randn_like(table)).sum().backward()  # type: ignore[no-untyped-call]
-        unknown = model.tower.token_embedding.weight.grad[model.tower.tokenizer.unknown]
-        assert bool(unknown.any()) == (share > 0)
+        gradient = model.tower.token_embedding.weight.grad
+        assert gradient is not None and bool(gradient[model.tower.tokenizer.unknown].any()) == (share > 0)
         shown = model.eval().outputs()[0][1:-1]
-        assert len(shown.unique(dim=0)) == N_ITEMS
+        assert len(np.unique(shown.detach().numpy(), axis=0)) == N_ITEMS
 
 
 def test_settings_of_texts_need_an_encoder_of_texts(songs: PreparedData, tmp_path: Path) -> None:
