@@ -34,7 +34,8 @@ from recsys.run_state import CHECKPOINTS, RunState
 from recsys.sequences import Ragged
 from recsys.text.backbone import resolved
 from recsys.tracking import TrackedRun, track_run
-from recsys.training import Fitted, OnEpoch, checked_steps, fit_encoder
+from recsys.trainer import OnEpoch
+from recsys.training import Fitted, checked_steps, fit_encoder
 from recsys.warm_start import WarmStart
 
 Say = Callable[[str], None]

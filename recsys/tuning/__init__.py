@@ -18,7 +18,7 @@ from recsys.files import check_writable
 from recsys.processes import Processes
 from recsys.recipe import settled
 from recsys.tracking import track_run
-from recsys.training import MONITOR
+from recsys.trainer import MONITOR
 from recsys.tuning.result import Tuned, write_tuned
 from recsys.tuning.space import ranges
 from recsys.tuning.study import open_study
