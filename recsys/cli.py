@@ -39,6 +39,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 INTERRUPTED = 130
 """What Typer makes of Ctrl-C."""
 RESUMABLE = ("train", "pretrain")
+"""Commands with a `--resume`."""
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Click's own, or that of the copy that newer versions of typer carry."""
 
@@ -128,8 +129,8 @@ def floors(
 ) -> None:
     """What counting reaches on a data set: the floor that a trained model must beat."""
     from recsys.dataset import PreparedData, split_named
-    from recsys.experiment import check_settings
     from recsys.floors import measure_floors
+    from recsys.origins import check_settings
 
     part = split_named(split)
     if source.is_dir():

@@ -18,6 +18,7 @@ TRAINING_SIDE = {
     "recformer_fit",
     "recformer_training",
     "experiment",
+    "origins",
     "report",
     "batching",
     "objectives",

@@ -13,8 +13,8 @@ from pathlib import Path
 from recsys.config import ExperimentConfig, shown_uri
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.experiment import check_settings
 from recsys.files import check_writable
+from recsys.origins import check_settings
 from recsys.processes import Processes
 from recsys.recipe import settled
 from recsys.tracking import track_run
