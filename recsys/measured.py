@@ -23,8 +23,8 @@ from recsys.text.attributes import can_be_text, own_columns, texts_of
 COMPARED = 10_000
 """Items of an equal id whose texts are compared, at most."""
 ALIKE = 0.5
-"""Share of the words of the shorter that two texts of one item have in common at least, and share of the items
-of an equal id that have two such texts where both are of one catalogue."""
+"""Share of the words of the shorter that two texts of one item have in common at least, and share of items of
+an equal id that have two such texts where both are of one catalogue."""
 
 
 @dataclass(frozen=True)
