@@ -24,6 +24,7 @@ from recsys.processes import Processes
 from recsys.recformer_training import FineTuning, PreTraining
 from recsys.schema import ITEM_ID
 from recsys.sequences import Ragged
+from recsys.text.attributes import check_present
 from recsys.text.backbone import Backbone
 from recsys.torch_settings import cpu_threads, quiet_lightning, seeded
 from recsys.trainer import OnEpoch, run_trainer
@@ -95,8 +96,9 @@ def make_recformer(config: RecformerConfig, items: pa.Table) -> tuple[Recformer,
     """A model to train, from its backbone or from weights drawn by the global generator, and what to tell.
 
     Raises:
-        InputError: the items have no text, or the backbone cannot be read.
+        InputError: the items have no text or lack an attribute, or the backbone cannot be read.
     """
+    check_present(items, config.attributes)
     backbone = Backbone.read(config.backbone) if config.backbone else None
     tokenizer = backbone.tokenizer if backbone else catalogue_tokenizer(config, items)
     sentences = sentences_of(config, tokenizer, items)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from recsys.add_items import add_items
+from recsys.add_items import add_items, read_item_file
 from recsys.bundle import Bundle, save_bundle
 from recsys.config import ExperimentConfig, RecformerConfig, TrainingConfig, build_config
 from recsys.dataset import PreparedData
@@ -19,6 +19,7 @@ from recsys.encoding import encode_histories, item_vectors
 from recsys.errors import InputError
 from recsys.evaluation import evaluate, evaluate_bundle
 from recsys.index import build_index, read_index_info
+from recsys.models.reading import sentences_of
 from recsys.models.recformer import Recformer
 from recsys.recformer_fit import fit_recformer, make_recformer
 from recsys.recformer_training import FineTuning
@@ -71,8 +72,13 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 
 @pytest.fixture(scope="module")
-def fitted(songs: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    return fit(songs, tmp_path_factory.mktemp("fit"), 20)
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fit")
+
+
+@pytest.fixture(scope="module")
+def fitted(songs: PreparedData, checkpoints: Path) -> Fitted:
+    return fit(songs, checkpoints, 20)
 
 
 @pytest.fixture
@@ -102,11 +108,20 @@ def test_songs_that_nobody_has_heard_are_recommended_by_their_titles(
     assert warm.lines()[0].startswith("test, full (warm items alone, seen items removed)")
 
 
-def test_both_stages_are_run_and_the_table_is_that_of_the_first(fitted: Fitted) -> None:
+def test_both_stages_are_run_and_the_table_is_that_of_the_first(fitted: Fitted, checkpoints: Path) -> None:
+    first, second = (
+        torch.load(checkpoints / f"stage-{number}" / name, weights_only=True)["state_dict"]
+        for number, name in ((1, "best.ckpt"), (2, "last.ckpt"))
+    )
+    weights = "encoder.encoder.token_embedding.weight"
+    assert not torch.equal(first[weights], second[weights])  # stage 2 trained on
+    for name in ("item_vectors", "item_encoder.token_embedding.weight"):
+        assert torch.equal(first[f"encoder.{name}"], second[f"encoder.{name}"])
+        assert torch.equal(first[f"encoder.{name}"], fitted.encoder.state_dict()[name])
     model = copy.deepcopy(fitted.encoder)
     assert isinstance(model, Recformer)
-    first, second = model.stage_epochs.tolist()
-    assert first > 0 and fitted.best_epoch == (20 + second if second else first)
+    epochs = model.stage_epochs.tolist()
+    assert epochs[0] > 0 and fitted.best_epoch == (20 + epochs[1] if epochs[1] else epochs[0])
     table = model.item_table().clone()
     torch.testing.assert_close(table.norm(dim=1), torch.ones(N_ITEMS))
     model.refresh()
@@ -222,6 +237,28 @@ def test_a_catalogue_is_known_by_its_ids_and_texts(
         evaluate_bundle(final, songs)
 
 
+def test_items_are_added_to_a_view_without_a_copy_of_the_encoder(
+    songs: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = experiment().model
+    assert isinstance(config, RecformerConfig)
+    model = make_recformer(config, songs.items)[0].eval()
+    model.refresh()
+
+    def refuse(parameter: torch.nn.Parameter, memo: object) -> None:
+        raise AssertionError(f"a parameter {tuple(parameter.shape)} is copied")
+
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", refuse)
+    sentences = sentences_of(config, model.tokenizer, pa.table(song_table([1, COLD[0]])))
+    view = model.extended(sentences)
+    rows = torch.tensor([0, COLD[0] - 1])
+    torch.testing.assert_close(view.item_table()[N_ITEMS:], model.item_table()[rows], atol=1e-5, rtol=1e-4)
+    assert (view.n_items, model.n_items) == (N_ITEMS + 2, N_ITEMS)
+    torch.testing.assert_close(model.with_sentences(sentences).item_table(), view.item_table()[N_ITEMS:])
+    known, new = torch.tensor([[2, COLD[0]]]), torch.tensor([[2, N_ITEMS + 2]])
+    torch.testing.assert_close(view.encode(new), model.encode(known), atol=1e-4, rtol=1e-4)
+
+
 def test_new_songs_join_without_training(songs: PreparedData, bundle: Bundle) -> None:
     build_index(bundle, songs.targets("test").histories, k=20)
     old = Recommender.load(bundle.folder, backend="exact")
@@ -270,10 +307,45 @@ def test_bad_new_items_are_refused_and_nothing_is_lost(
         "column `year` of the new items is of type string.*bundle's is of type int64", id=["a"], year=["x"]
     )
     refused("there is no new item", id=pa.array([], pa.string()), title=pa.array([], pa.string()))
+    twice = pa.table([["a"], ["x"], ["y"]], names=["id", "title", "title"])
+    with pytest.raises(InputError, match="have two columns `title`; keep one"):
+        add_items(bundle, twice)
+    named = pa.table({"id": ["a"], "title": ["x"], "name": ["y"]})
+    with pytest.raises(
+        InputError, match="a column `title` beside `name`, which --title names; leave one out"
+    ):
+        add_items(bundle, named, title="name")
+    with pytest.raises(
+        InputError, match="have no column `nmae`, only id, title, name; name the column of their"
+    ):
+        add_items(bundle, named, title="nmae")
     markov = counting_bundle(tmp_path / "markov", songs, name="markov")
     with pytest.raises(InputError, match=r"model `markov`, which knows items by their events alone"):
         add_items(markov, pa.table({"id": ["a"], "title": ["x"]}))
     assert Bundle.load(bundle.folder).model_version == bundle.model_version
+
+
+def test_titles_in_a_csv_stay_what_they_are(bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "new.csv"
+    file.write_text("id,name\nn1,007\nn2,NA\nn3,null\n")
+    added = add_items(bundle, read_item_file(file, bundle, title="name"), title="name", out=tmp_path / "out")
+    assert added.notes == ["the new items have no column year, which the model reads"]
+    rows = added.bundle.items.slice(N_ITEMS)
+    assert rows["title"].to_pylist() == ["007", "NA", "null"] and rows["year"].null_count == 3
+    file.write_text("id,title,year\nn4,amber nine,1990.0\n")  # as tables write whole numbers beside a null
+    assert add_items(bundle, read_item_file(file, bundle)).bundle.items["year"][-1].as_py() == 1990
+
+
+def test_an_attribute_that_the_catalogue_lacks_is_no_part_of_a_training(
+    songs: PreparedData, bundle: Bundle
+) -> None:
+    config = experiment(attributes=["titel", "year"]).model
+    assert isinstance(config, RecformerConfig)
+    for start in (config, config.model_copy(update={"backbone": str(bundle.folder)})):
+        with pytest.raises(
+            InputError, match=r"names `titel`, which the item table lacks; it has title, year"
+        ):
+            make_recformer(start, songs.items)
 
 
 def test_songs_without_a_title_are_named_and_share_a_vector(tmp_path: Path) -> None:

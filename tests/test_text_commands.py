@@ -87,10 +87,9 @@ def test_from_a_log_to_new_items_and_another_catalogue(
     for floor in ("text_knn", "category_popularity"):
         settings = ["model.attribute=title"] if floor == "category_popularity" else []
         run("train", str(config), f"model={floor}", *settings)
-        assert (
-            json.loads(Path(f"runs/songs/{floor}/bundle/manifest.json").read_text())["metrics"]["test_hr@20"]
-            > 0
-        )
+        metrics = json.loads(Path(f"runs/songs/{floor}/bundle/manifest.json").read_text())["metrics"]
+        # Songs of the same band, of which there are eight, share a word of their title.
+        assert metrics["test_hr@10"] > 0.9
     run(
         "prepare", str(config), "name=few", "split={kind: low_resource, users: 0.5}", "clean.min_item_count=2"
     )

@@ -26,6 +26,7 @@ from recsys.config.experiment import (
     shown_uri,
 )
 from recsys.config.models import (
+    TEXT_SETTINGS,
     BERT4RecConfig,
     EncoderConfig,
     ItemKNNConfig,
@@ -48,6 +49,7 @@ from recsys.config.text import CategoryPopularityConfig, RecformerConfig, Senten
 from recsys.config.training import TrainingConfig
 
 __all__ = [
+    "TEXT_SETTINGS",
     "BERT4RecConfig",
     "CategoryPopularityConfig",
     "CleanConfig",
