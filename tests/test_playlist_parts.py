@@ -21,13 +21,12 @@ from recsys.playlists.labels import Labels
 from recsys.playlists.neighbours import Neighbours, neighbour_precision
 from recsys.playlists.preference import Preference, likeness_of_neighbours, preferred_order
 from recsys.playlists.probes import Question, content_pairs, length_bins, questions, run_probe
-from recsys.playlists.search import title_vector
 from recsys.playlists.settings import playlists_config
 from recsys.playlists.store import (
     build_playlist_index,
-    load_playlist_index,
     save_playlist_model,
 )
+from recsys.playlists.titles import title_reader
 from recsys.playlists.training import fit_playlists
 from recsys.sequences import Ragged, shuffled
 from tests.benchmarks.playlist_oracle import Truth, right_answers
@@ -209,5 +208,5 @@ def test_slices_of_the_million_playlist_data_set_become_playlists_with_titles(tm
     config = playlists_config(["dim=8", "model.epochs=1", "model.layers=1", "holdout=0"])
     model = save_playlist_model(tmp_path / "encoder", fit_playlists(config, data), config, data)
     build_playlist_index(model, data)
-    vector = title_vector(load_playlist_index(model), "List 7")
+    vector = title_reader(model).vector("List 7")
     assert nearest_tracks(model.encoder, vector, 3).min() > 0

@@ -1,9 +1,10 @@
 """The folder of a trained playlist encoder.
 
-    manifest.json        format, encoder, version, hashes of the next three files, data set
+    manifest.json        format, encoder, version, hashes of the files below, data set
     config.json          the settings
     weights.safetensors  the encoder
     items.parquet        index, id, count, title and attributes of the tracks
+    titles.safetensors   the tower that reads titles, and tokenizer.json of its own, where playlists have any
     index/               vectors of all playlists of a data set, and their forest
 
 Nothing in it is a pickle. The folder appears complete or not at all; so does the index, whose index.json
@@ -24,15 +25,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from recsys import schema
-from recsys.bundle import WEIGHTS_FILE, check_vocabulary, written_folder
+from recsys.bundle import TOKENIZER_FILE, WEIGHTS_FILE, check_vocabulary, written_folder
 from recsys.dataset import PreparedData, read_manifest
 from recsys.errors import InputError
 from recsys.files import draft_file, put_in_place, written_file
 from recsys.models.protocol import Encoder
+from recsys.models.text_tower import SENTENCES, TextTower
 from recsys.playlists.embedding import embed
 from recsys.playlists.neighbours import Neighbours
 from recsys.playlists.settings import PlaylistsConfig, build_playlists_config
@@ -41,7 +44,7 @@ from recsys.sequences import Ragged
 from recsys.vocabulary import ItemId, Vocabulary
 
 KIND = "playlist encoder"
-CONFIG_FILE = "config.json"
+CONFIG_FILE, TITLES_FILE = "config.json", "titles.safetensors"
 INDEX_FOLDER, INDEX_FILE = "index", "index.json"
 
 
@@ -134,16 +137,30 @@ class PlaylistModel:
 
 
 def save_playlist_model(
-    folder: Path | str, encoder: nn.Module, config: PlaylistsConfig, data: PreparedData
+    folder: Path | str,
+    encoder: nn.Module,
+    config: PlaylistsConfig,
+    data: PreparedData,
+    titles: TextTower | None = None,
 ) -> PlaylistModel:
     """Write an encoder; an older one at the same place is replaced.
+
+    Args:
+        folder: where to.
+        encoder: trained.
+        config: its settings.
+        data: what it was trained on.
+        titles: the tower that reads titles, if there is one.
 
     Raises:
         InputError: something else stands at `folder`.
     """
     with written_folder(Path(folder), kind=KIND) as draft:
-        state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
-        safetensors.torch.save_file(state, draft / WEIGHTS_FILE)
+        safetensors.torch.save_file(_state(encoder), draft / WEIGHTS_FILE)
+        if titles is not None:
+            learned = {name: tensor for name, tensor in _state(titles).items() if name not in SENTENCES}
+            safetensors.torch.save_file(learned, draft / TITLES_FILE)
+            (draft / TOKENIZER_FILE).write_text(titles.tokenizer.definition, encoding="utf-8")
         (draft / CONFIG_FILE).write_text(config.model_dump_json(indent=2), encoding="utf-8")
         pq.write_table(data.items, draft / schema.ITEMS_FILE)
         hashes = {file.name: schema.file_hash(file) for file in sorted(draft.iterdir())}
@@ -158,6 +175,10 @@ def save_playlist_model(
         }
         (draft / schema.MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     return PlaylistModel.load(folder)
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
 
 
 @dataclass(frozen=True)
