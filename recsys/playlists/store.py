@@ -25,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -35,10 +34,10 @@ from recsys.dataset import PreparedData, read_manifest
 from recsys.errors import InputError
 from recsys.files import draft_file, put_in_place, written_file
 from recsys.models.protocol import Encoder
-from recsys.models.text_tower import SENTENCES, TextTower
 from recsys.playlists.embedding import embed
 from recsys.playlists.neighbours import Neighbours
 from recsys.playlists.settings import PlaylistsConfig, build_playlists_config
+from recsys.playlists.title_tower import TitleTower
 from recsys.playlists.training import ENCODERS, held_out
 from recsys.sequences import Ragged
 from recsys.vocabulary import ItemId, Vocabulary
@@ -141,7 +140,7 @@ def save_playlist_model(
     encoder: nn.Module,
     config: PlaylistsConfig,
     data: PreparedData,
-    titles: TextTower | None = None,
+    titles: TitleTower | None = None,
 ) -> PlaylistModel:
     """Write an encoder; an older one at the same place is replaced.
 
@@ -156,11 +155,10 @@ def save_playlist_model(
         InputError: something else stands at `folder`.
     """
     with written_folder(Path(folder), kind=KIND) as draft:
-        safetensors.torch.save_file(_state(encoder), draft / WEIGHTS_FILE)
+        state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
+        safetensors.torch.save_file(state, draft / WEIGHTS_FILE)
         if titles is not None:
-            learned = {name: tensor for name, tensor in _state(titles).items() if name not in SENTENCES}
-            safetensors.torch.save_file(learned, draft / TITLES_FILE)
-            (draft / TOKENIZER_FILE).write_text(titles.tokenizer.definition, encoding="utf-8")
+            titles.save(draft / TITLES_FILE, draft / TOKENIZER_FILE)
         (draft / CONFIG_FILE).write_text(config.model_dump_json(indent=2), encoding="utf-8")
         pq.write_table(data.items, draft / schema.ITEMS_FILE)
         hashes = {file.name: schema.file_hash(file) for file in sorted(draft.iterdir())}
@@ -175,10 +173,6 @@ def save_playlist_model(
         }
         (draft / schema.MANIFEST_FILE).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     return PlaylistModel.load(folder)
-
-
-def _state(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
 
 
 @dataclass(frozen=True)

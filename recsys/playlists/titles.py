@@ -1,11 +1,10 @@
 """What a playlist is called, as a vector among those of playlists.
 
-The text tower (`recsys.models.text_tower`, token vectors) learns to put a text where the encoder puts what it
-names: a title where its playlist is, and a text of the catalogue (a track's title, an artist, a genre) where
-the playlist of all tracks that have it would be. So a title may name what no playlist was called after. In
-a batch, each text's vector is to be nearer to its own playlist's than to those of all others (the contrast of
-Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, one way, as the
-playlists' vectors stay as they are). Without a tower, a title is the mean of the playlists with like letters.
+The text tower learns to put a text where the encoder puts what it names: a title where its playlist is, and a
+text of the catalogue (a track's title, an artist, a genre) where the playlist of all tracks that have it
+would be. So a title may name what no playlist was called after. What is learned is the mean, by squared
+distance: a title that says nothing then gives what most playlists have. Without a tower, a title is the mean
+of the playlists with like letters.
 
 Shapes: `n` texts, `D` width, `V` tracks.
 """
@@ -18,40 +17,35 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import safetensors.torch
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from recsys import schema
 from recsys.batching import number_of_batches
 from recsys.bundle import TOKENIZER_FILE
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.models.protocol import Encoder
-from recsys.models.text_tower import SENTENCES, TextTower
 from recsys.playlists.continuation import nearest_tracks
 from recsys.playlists.continuation_scores import LONGEST, ndcg
 from recsys.playlists.embedding import embed, unit
 from recsys.playlists.fitting import descend
 from recsys.playlists.settings import PlaylistsConfig, TrainedConfig
 from recsys.playlists.store import TITLES_FILE, PlaylistModel, load_playlist_index
+from recsys.playlists.title_tower import TitleTower, title_sentences
 from recsys.playlists.training import held_out
 from recsys.sequences import Ragged
 from recsys.text.attributes import own_columns
-from recsys.text.tokens import VALUE, ItemTokenizer, Sentences
+from recsys.text.tokens import ItemTokenizer
 from recsys.torch_settings import seeded
 
 NAMESAKES = 20
 """Playlists with the nearest letters that a title's vector is made of."""
 VOCABULARY = 20_000
-MOST_TOKENS = 32
 MOST_NAMES = 200_000
 """Texts of the catalogue that are learned; of more, those of the commonest tracks."""
 BATCH, LEARNING_RATE = 256, 5e-3
 EPOCHS, LEAST_STEPS = 20, 400
-TOKEN_DROPOUT = 0.1
-TEMPERATURE = 0.05
+TOKEN_DROPOUT = 0.3
 MOST_JUDGED = 500
 
 Floats = NDArray[np.float32]
@@ -72,18 +66,17 @@ class TitleReader(Protocol):
 class TowerReader:
     """Titles by the text tower."""
 
-    def __init__(self, tower: TextTower) -> None:
+    def __init__(self, tower: TitleTower) -> None:
         """Take a trained tower in evaluation mode."""
         self.tower = tower
 
     def vector(self, title: str) -> Floats:
         """As `TitleReader`."""
-        sentences = _sentences(self.tower.tokenizer, [title])
-        said = sentences.tokens[1][sentences.types[sentences.tokens.offsets[1] :] == VALUE]
-        if not self.tower.token_embedding.weight[torch.from_numpy(said).long()].any():
-            raise InputError(f"title `{title}` has no word that is known; give another title, or --seed")
         with torch.inference_mode():
-            return np.asarray(self.tower.of_sentences(sentences)[0].numpy())
+            found = self.tower.of_title(title)
+        if found is None:
+            raise InputError(f"title `{title}` has no word that is known; give another title, or --seed")
+        return np.asarray(found.numpy())
 
 
 class LetterReader:
@@ -130,7 +123,7 @@ def title_reader(model: PlaylistModel) -> TitleReader:
     return LetterReader(titles, index.neighbours.vectors[rows])
 
 
-def train_titles(model: Encoder, config: PlaylistsConfig, data: PreparedData) -> TextTower | None:
+def train_titles(model: Encoder, config: PlaylistsConfig, data: PreparedData) -> TitleTower | None:
     """A tower for the titles of the playlists that are not held out; None where fewer than two have one.
 
     Args:
@@ -148,24 +141,16 @@ def train_titles(model: Encoder, config: PlaylistsConfig, data: PreparedData) ->
     names, lists = catalogue_names(data, data.sequences.take(np.flatnonzero(seen)), config.max_length)
     texts = [*titles, *names]
     goals = torch.from_numpy(unit(embed(model, Ragged.joined([data.sequences.take(rows), lists]))))
-    _, kind = np.unique(texts, return_inverse=True)
     tokenizer = ItemTokenizer.trained(sorted(set(texts)), size=VOCABULARY, kind="wordpiece")
-    sentences = _sentences(tokenizer, texts)
+    sentences = title_sentences(tokenizer, texts)
     with seeded(config.seed):
-        tower = TextTower(tokenizer, sentences, dim=config.dim, token_dropout=TOKEN_DROPOUT)
-        # The letters that a new word is cut into say nothing, where no text is cut so.
-        first = sentences.tokens.lengths[0]  # what stands for no text at all
-        read = sentences.tokens.values[first:][sentences.types[first:] == VALUE]
-        unused = np.setdiff1d(np.arange(len(tokenizer)), read)
-        tower.token_embedding.weight.data[torch.from_numpy(unused)] = 0
+        tower = TitleTower(tokenizer, sentences, dim=config.dim, token_dropout=TOKEN_DROPOUT)
+        tower.place.bias.data[:] = goals.mean(0)
 
-        def loss(chosen: NDArray[np.int64], rng: np.random.Generator) -> torch.Tensor:
-            said = F.normalize(tower(torch.from_numpy(chosen + 1)), dim=1)
-            cosines = said @ goals[torch.from_numpy(chosen)].T
-            # Others of the same text are no worse answers.
-            same = torch.from_numpy(kind[chosen][:, None] == kind[chosen]).fill_diagonal_(False)
-            scores = (cosines / TEMPERATURE).masked_fill(same, -torch.inf)
-            return F.cross_entropy(scores, torch.arange(len(chosen)))
+        def loss(chosen: NDArray[np.int64], _: np.random.Generator) -> torch.Tensor:
+            missed = tower(torch.from_numpy(chosen + 1)) - goals[torch.from_numpy(chosen)]
+            distance: torch.Tensor = missed.square().sum(1).mean()
+            return distance
 
         epochs = max(EPOCHS, LEAST_STEPS // number_of_batches(len(texts), BATCH))
         training = TrainedConfig(epochs=epochs, batch_size=BATCH, learning_rate=LEARNING_RATE, weight_decay=0)
@@ -264,16 +249,5 @@ def _titled(titles: pa.Array | None, chosen: NDArray[np.bool_]) -> tuple[NDArray
     return rows, titles.take(pa.array(rows)).to_pylist()
 
 
-def _sentences(tokenizer: ItemTokenizer, texts: Sequence[str]) -> Sentences:
-    table = pa.table({schema.SEQUENCE_TITLE: pa.array(texts, pa.string())})
-    return tokenizer.sentences(table, None, max_attributes=1, max_tokens=MOST_TOKENS)
-
-
-def _stored_tower(model: PlaylistModel) -> TextTower:
-    """The tower in a model's folder, without the sentences that it was trained on."""
-    tokenizer = ItemTokenizer((model.folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
-    none = np.array([tokenizer.unknown], dtype=np.int32), np.array([VALUE], dtype=np.uint8), np.array([0, 1])
-    tower = TextTower(tokenizer, Sentences.stored(*none), dim=model.config.dim)
-    state = safetensors.torch.load_file(model.folder / TITLES_FILE)
-    tower.load_state_dict(state | {name: tower.get_buffer(name) for name in SENTENCES})
-    return tower.eval().requires_grad_(False)
+def _stored_tower(model: PlaylistModel) -> TitleTower:
+    return TitleTower.load(model.folder / TITLES_FILE, model.folder / TOKENIZER_FILE, dim=model.config.dim)
