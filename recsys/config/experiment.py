@@ -63,6 +63,9 @@ class ExperimentConfig(Config):
     output: str | None = Field(
         None, description="run folder, which the bundle is in; default runs/NAME/MODEL"
     )
+    engine: Literal["polars", "spark"] = Field(
+        "polars", description="what `prepare` cleans and splits with; the content is the same"
+    )
     model: ModelConfig = BERT4RecConfig()
     training: TrainingConfig = TrainingConfig()
     index: IndexConfig = IndexConfig()
