@@ -7,7 +7,7 @@ that the content is the same, byte for byte.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import narwhals as nw
 import polars as pl
@@ -17,7 +17,7 @@ from data_prep.frame_types import Frame, Step
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SparkEngine:
 
     def checkpoint(self, frame: Frame) -> Frame:
         """Compute it where it is, and forget how it was made: rounds would make the plan ever longer."""
-        native: Any = frame.to_native()
+        native: DataFrame = frame.to_native()
         return nw.from_native(native.localCheckpoint())
 
     def by_sequence(self, step: Step, events: Frame) -> Frame:
