@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data_prep.digest import tables_digest
-from data_prep.folder import LOG, check_same_settings, manifest_in
+from data_prep.folder import LOG, check_same_settings, is_intact, manifest_in
 from data_prep.items import FROM_LOG, items_file, read_items
 from data_prep.log_store import LogFile, log_digest, new_files
-from data_prep.logs import Part, canonical_log, read_part
+from data_prep.logs import Log, Part, canonical_log, read_part
 from data_prep.prepare import Input, PrepareReport, build, reuse, settings_of
 from data_prep.readers import TEXT_FORMATS
 from data_prep.sources import is_remote
@@ -57,44 +58,49 @@ def append(config: ExperimentConfig) -> PrepareReport:
     if manifest is not None:
         _check_folder(folder, manifest, config)
     known = [LogFile(**each) for each in manifest[LOG]] if manifest else []
-    found = new_files(data, known, folder)
+    found, notices = new_files(data, known, folder)
     table = items_file(data)
     digest = log_digest([*known, *found.values()], table)
     same = reuse(config, digest) if manifest and manifest["input_digest"] == digest else None
     if same:
-        return replace(same, appended=_words([], known))
+        told = tuple(dict.fromkeys([*same.notices, *notices]))
+        return replace(same, notices=told, appended=_words([], known))
     kept = [each.read(folder) for each in known if each.rows]
     new = _aligned([_read(file, one, config) for file, one in found.items()], kept, data)
     log = sorted([*known, *(each.file for each in new)], key=lambda each: each.order)
-    parts = {part.where: part for part in (*kept, *(each.part for each in new))}
-    settled = canonical_log(
-        [parts[each.name] for each in log if each.rows] or [each.part for each in new],
-        data.model_copy(update={"time_unit": "us", "time_format": None}),
-        is_text=False,
-    )
-
-    def write_log(fresh: Path) -> None:
-        (fresh / LOG).mkdir()
-        for each in known:
-            if each.rows:
-                each.link(folder, fresh)
-        for one in new:
-            if one.file.rows:
-                one.part.frame.write_parquet(one.file.place(fresh), compression="zstd")
-
-    notices = tuple(notice for each in new for notice in each.notices)
+    settled = _settled(log, [*kept, *(each.part for each in new)], data)
     stated: dict[str, Any] = {LOG: [asdict(each) for each in log]}
     if manifest:
         stated[GROWN_FROM] = [*manifest.get(GROWN_FROM, []), manifest["content_digest"]]
     source = Input(
-        replace(settled, notices=notices),
+        replace(settled, notices=(*notices, *(words for each in new for words in each.notices))),
         read_items(data, table),
         digest,
         former=_former(folder) if manifest else None,
         stated=stated,
-        write_more=write_log,
+        write_more=partial(_write_log, folder, known, new),
+        stands=manifest,
     )
     return replace(build(config, source), appended=_words([each.file for each in new], known))
+
+
+def _settled(log: Sequence[LogFile], parts: Sequence[Part], data: DataConfig) -> Log:
+    """The events of all files in their order; an error names a file where none has events."""
+    by_name = {part.where: part for part in parts}
+    in_order = [by_name[each.name] for each in log if each.rows] or parts
+    settled = data.model_copy(update={"time_unit": "us", "time_format": None})
+    return canonical_log(in_order, settled, is_text=False)
+
+
+def _write_log(folder: Path, known: Sequence[LogFile], new: Sequence[_New], fresh: Path) -> None:
+    """Keep the events of all files in the new version of the folder, `fresh`."""
+    (fresh / LOG).mkdir()
+    for each in known:
+        if each.rows:
+            each.link(folder, fresh)
+    for one in new:
+        if one.file.rows:
+            one.part.frame.write_parquet(one.file.place(fresh), compression="zstd")
 
 
 def _check_source(data: DataConfig) -> None:
@@ -117,6 +123,11 @@ def _check_folder(folder: Path, manifest: dict[str, Any], config: ExperimentConf
             "`recsys prepare` with --append on the whole log, or choose another folder with prepared=..."
         )
     check_same_settings(folder, manifest, settings_of(config))
+    if not is_intact(folder, manifest):
+        raise InputError(
+            f"{folder} is not what its manifest states, so that its indices are lost; restore it, or delete "
+            "it and prepare the whole log with --append"
+        )
 
 
 def _read(file: Path, one: LogFile, config: ExperimentConfig) -> _New:
@@ -125,7 +136,7 @@ def _read(file: Path, one: LogFile, config: ExperimentConfig) -> _New:
     raw = read_part(file, data, with_rating=config.clean.min_rating is not None)
     if not len(raw.frame):
         return _New(one, Part(one.name, raw.frame), ())
-    log = canonical_log([raw], data, is_text=data.format in TEXT_FORMATS)
+    log = canonical_log([raw], data, is_text=data.format in TEXT_FORMATS, is_whole=False)
     untimed = [] if schema.TIME in raw.frame.columns else [schema.TIME]
     return _New(one, Part(one.name, log.events.drop(schema.ROW, *untimed)), log.notices)
 

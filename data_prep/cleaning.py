@@ -13,13 +13,14 @@ import narwhals as nw
 from data_prep.engines import POLARS, Engine
 from data_prep.frame_types import ORDER, Frame, NamedStep
 from data_prep.limits import limit_steps
-from data_prep.sessions import check_sessions, cut_sessions, session_words
+from data_prep.sessions import check_sessions, cut_sessions, session_words, with_session
 from data_prep.times import parse_moment
 from recsys import schema
-from recsys.config import CleanConfig, SessionConfig, WholeSequences
+from recsys.config import CleanConfig, SessionConfig, SessionsByColumn, WholeSequences
 from recsys.errors import InputError
 
 UNCUT = WholeSequences()
+_FROM_END = f"{schema.HELPER}from_end"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def clean(
     removals = []
     rated, timed = schema.RATING in events.collect_schema(), is_timed(events)
     check_sessions(events, sessions, timed)
+    if not isinstance(sessions, SessionsByColumn):
+        events = events.drop(schema.SESSION, strict=False)
     for name, setting, step, by_sequence in _steps(settings, sessions, timed, rated, engine):
         events = engine.by_sequence(step, events) if by_sequence else step(events)
         after = size(events)
@@ -120,10 +123,13 @@ def _steps(
 ) -> list[NamedStep]:
     """The steps that these settings ask for."""
     needed = "ids or time" if timed else "ids"
+    distinct = drop_duplicates if settings.duplicates == "drop" and timed else None
     steps = [
         NamedStep("validate", f"events without {needed}", lambda e: validate(e, timed)),
-        *limit_steps(settings, timed),
+        *limit_steps(settings, timed, distinct),
     ]
+    if isinstance(sessions, SessionsByColumn):
+        steps.append(NamedStep("session ids", "events without data.columns.session", with_session))
     if not isinstance(sessions, WholeSequences):
         steps.append(NamedStep("sessions", session_words(sessions), lambda e: cut_sessions(e, sessions)))
     if settings.min_rating is not None:
@@ -136,8 +142,8 @@ def _steps(
         if not timed:
             raise InputError("clean.start and clean.end need times; set data.columns.time, or unset them")
         steps.append(_time_range(settings))
-    if settings.duplicates == "drop" and timed:
-        steps.append(NamedStep("duplicates", "clean.duplicates=drop", drop_duplicates))
+    if distinct:
+        steps.append(NamedStep("duplicates", "clean.duplicates=drop", distinct))
     if settings.repeats != "keep":
         step = first_occurrences if settings.repeats == "first" else drop_direct_repeats
         steps.append(NamedStep("repeats", f"clean.repeats={settings.repeats}", step))
@@ -189,7 +195,7 @@ def first_occurrences(events: Frame) -> Frame:
 def drop_direct_repeats(events: Frame) -> Frame:
     """Keep an event unless the one right before it in its sequence is of the same item (and type)."""
     key = same_item(events)
-    former = {column: f"{column} before" for column in key}
+    former = {column: f"{schema.HELPER}{column}" for column in key}
     marked = events.with_columns(
         nw.col(column).shift(1).over(schema.SEQUENCE, order_by=ORDER).alias(before)
         for column, before in former.items()
@@ -225,8 +231,8 @@ def k_core(events: Frame, min_sequence_length: int, min_item_count: int, engine:
 def newest(events: Frame, longest: int) -> Frame:
     """Keep the last `longest` events of each sequence."""
     from_end = nw.col(schema.ROW).cum_count(reverse=True).over(schema.SEQUENCE, order_by=ORDER)
-    numbered = events.with_columns(from_end.alias("from_end"))
-    return numbered.filter(nw.col("from_end") <= longest).drop("from_end")
+    numbered = events.with_columns(from_end.alias(_FROM_END))
+    return numbered.filter(nw.col(_FROM_END) <= longest).drop(_FROM_END)
 
 
 def positions(events: Frame) -> Frame:

@@ -15,7 +15,7 @@ from data_prep.splits import WITHHELD, flag_withheld
 from recsys import schema
 from recsys.config import ItemCold
 
-_LAST = "last"  # place of the last such event of the sequence
+_LAST = f"{schema.HELPER}last"  # place of the last such event of the sequence
 
 
 def withhold(events: Frame, split: ItemCold) -> tuple[Frame, Removal]:

@@ -14,9 +14,19 @@ import pyarrow.compute as pc
 from recsys import schema
 
 
+def file_digest(file: Path) -> str:
+    """Digest of a file's bytes, and of the folders `day=1` that it lies in, which are columns of its rows.
+
+    Its own name and all other folders do not count.
+    """
+    digest = schema.file_hash(file)
+    partition = "/".join(name for name in file.parent.parts if "=" in name)
+    return hashlib.sha256(f"{digest} {partition}".encode()).hexdigest() if partition else digest
+
+
 def files_digest(files: Iterable[Path]) -> str:
-    """Digest of the bytes of files, in order; their names do not count."""
-    return joined_digest(schema.file_hash(file) for file in files)
+    """Digest of the digests of files, in order."""
+    return joined_digest(file_digest(file) for file in files)
 
 
 def joined_digest(digests: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,24 +237,29 @@ def _check(archive: Archive, file: Path) -> None:
 def _is_sound_gzip(file: Path) -> bool:
     try:
         with gzip.open(file) as stream:
+            content = stream.read(1)
             while stream.read(_CHUNK):
                 pass
-    except (EOFError, OSError):
+    except (EOFError, OSError, zlib.error):
         return False
-    return True
+    return bool(content)
 
 
 def _unpack(archive: Archive, file: Path, folder: Path) -> None:
     """Take the named members out, by their own names, wherever the archive would have put them."""
-    if not archive.members:
-        shutil.copyfile(file, folder / archive.name)
-        return
     try:
+        if not archive.members:
+            shutil.copyfile(file, folder / archive.name)
+            return
         with zipfile.ZipFile(file) as content:
             for member, name in zip(archive.members, archive.files, strict=True):
                 with content.open(member) as source, (folder / name).open("wb") as target:
                     shutil.copyfileobj(source, target, _CHUNK)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be unpacked: {error}; make room and run the command again"
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise InputError(
             f"{file} is not the expected archive ({error}); delete it and run the command again"
         ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -38,9 +40,10 @@ def existing_manifest(folder: Path, input_digest: str, settings: dict[str, Any])
     if manifest is None:
         return None
     if manifest.get("input_digest") != input_digest:
+        appended = "add new log files with --append, " if LOG in manifest else ""
         raise InputError(
             f"{folder} already holds another data set, `{manifest.get('name')}`, "
-            f"made from other input: {_remedy(folder)}"
+            f"made from other input: {appended}{_remedy(folder)}"
         )
     check_same_settings(folder, manifest, settings)
     return manifest
@@ -124,6 +127,7 @@ def write_folder(
     folder: Path,
     tables: Tables,
     manifest: dict[str, Any],
+    stands: dict[str, Any] | None,
     write_more: Callable[[Path], None] = lambda fresh: None,
 ) -> dict[str, Any]:
     """Write to a folder beside it, flush to disk, then rename; an older version of it is replaced.
@@ -135,10 +139,14 @@ def write_folder(
         folder: where it shall stand.
         tables: its tables.
         manifest: its manifest.
+        stands: the manifest that was there when the work began.
         write_more: writes what else belongs into the folder, which it gets under its hidden name.
 
     Returns:
         The manifest as written: with the SHA-256 of both tables in `files`.
+
+    Raises:
+        InputError: another run has written the folder since.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
@@ -154,15 +162,10 @@ def write_folder(
         (fresh / schema.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         for path in (*fresh.rglob("*"), fresh):
             _flush(path)
-        if folder.exists():
-            folder.rename(stale)
-        try:
-            fresh.rename(folder)
-        except BaseException:
-            if stale.exists():
-                stale.rename(folder)
-            raise
-        _flush(folder.parent)
+        with _alone(folder.parent):
+            if manifest_in(folder) != stands:
+                raise InputError(f"another run has changed {folder} meanwhile; run the command again")
+            _exchange(folder, fresh, stale)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     for superseded in _moved_aside(folder):
@@ -170,9 +173,35 @@ def write_folder(
     return manifest
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time go on; a file system without locks lets all."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(folder: Path, fresh: Path, stale: Path) -> None:
+    """Put the fresh folder in the place of the one that stands, if one does, which becomes the stale one."""
+    if folder.exists():
+        folder.rename(stale)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        if stale.exists():
+            stale.rename(folder)
+        raise
+    _flush(folder.parent)
+
+
 def _moved_aside(folder: Path) -> list[Path]:
-    """Older versions of a folder beside it, the newest last."""
-    found = folder.parent.glob(f".{glob.escape(folder.name)}.*.old")
+    """Older versions of a folder beside it, the newest last; `.out.eu.7.old` is one of `out.eu`."""
+    own = re.compile(re.escape(f".{folder.name}.") + r"\d+\.old")
+    found = [path for path in folder.parent.glob(".*.old") if own.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 

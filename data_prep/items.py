@@ -46,12 +46,21 @@ def items_file(data: DataConfig) -> Path | None:
     for found in (sorted(path.glob(pattern)) for pattern in known):
         if path.is_dir() and len(found) == 1:
             return found[0]
+    need_no_items(data)
+    return None
+
+
+def need_no_items(data: DataConfig) -> None:
+    """Refuse a configuration that names columns of an item table, where there is none.
+
+    Raises:
+        InputError: it does.
+    """
     if data.item_columns.title or data.item_columns.attributes:
         raise InputError(
             "data.item_columns names a title or attributes, but there is no item table: "
-            "set data.items to its file"
+            "set data.items to its file, or in a database to its table"
         )
-    return None
 
 
 def read_items(data: DataConfig, file: Path | None) -> pl.DataFrame | None:

@@ -108,7 +108,9 @@ def playlist_slices(file: Path) -> pl.LazyFrame:
     """One `mpd.slice.*.json` of Spotify's Million Playlist Dataset, a row a track, in the lists' order."""
     text = {name: pl.String() for name in ("track_uri", "track_name", "artist_uri", "artist_name")}
     track = {"pos": pl.Int64(), **text, "album_uri": pl.String(), "album_name": pl.String()}
-    playlist = {"pid": pl.Int64(), "modified_at": pl.Int64(), "tracks": pl.List(pl.Struct(track))}
+    track["duration_ms"] = pl.Int64()
+    of_list = {"pid": pl.Int64(), "name": pl.String(), "modified_at": pl.Int64()}
+    playlist = {**of_list, "tracks": pl.List(pl.Struct(track))}
     source = text_source(file)
     whole = pl.read_json(source, schema={"playlists": pl.List(pl.Struct(playlist))})
     rows = whole.select(pl.col("playlists").explode(empty_as_null=False)).unnest("playlists")

@@ -1,7 +1,7 @@
 """The events of every log file that was appended, kept beside the tables: read once, and never written again.
 
-A file is known by its content (SHA-256), and stands among the others where a preparation of the whole log
-would put it: by its pattern in `data.events`, then by name. So the day on which it came does not matter.
+A file is known by its content (`file_digest`), and stands among the others where a preparation of the whole
+log would put it: by its pattern in `data.events`, then by name. So the day on which it came does not matter.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import polars as pl
 
-from data_prep.digest import joined_digest, tables_digest
+from data_prep.digest import file_digest, joined_digest, tables_digest
 from data_prep.folder import LOG
 from data_prep.logs import Part, event_files
-from recsys import schema
 from recsys.config import DataConfig
 from recsys.errors import InputError
 
@@ -29,7 +28,7 @@ class LogFile:
     Attributes:
         name: its path below the folder of the log.
         pattern: place of the pattern in `data.events` that found it.
-        digest: SHA-256 of the file.
+        digest: see `file_digest`.
         rows: its events; one without any is not kept.
         content: digest of what is kept of it.
     """
@@ -73,8 +72,10 @@ class LogFile:
             shutil.copyfile(self.place(folder), self.place(fresh))
 
 
-def new_files(data: DataConfig, known: Sequence[LogFile], folder: Path) -> dict[Path, LogFile]:
-    """The log's files that are not known yet, each content once.
+def new_files(
+    data: DataConfig, known: Sequence[LogFile], folder: Path
+) -> tuple[dict[Path, LogFile], list[str]]:
+    """The log's files that are not known yet, each content once; and notices of those left out.
 
     Args:
         data: the `data` section.
@@ -87,28 +88,31 @@ def new_files(data: DataConfig, known: Sequence[LogFile], folder: Path) -> dict[
     path = Path(data.path)
     base = next((each for each in (path, *path.parents) if each.is_dir()), path)
     patterns = [data.events] if data.events is None or isinstance(data.events, str) else data.events
-    seen, names = {each.digest for each in known}, {each.name for each in known}
+    taken, names = {each.digest: each.name for each in known}, {each.name for each in known}
     found: dict[Path, LogFile] = {}
+    notices: list[str] = []
     for place, pattern in enumerate(patterns):
-        for file in event_files(data.model_copy(update={"events": pattern})):
-            one = LogFile(file.relative_to(base).as_posix(), place, schema.file_hash(file))
-            if one.digest in seen:
+        for file in event_files(data.model_copy(update={"events": pattern}), or_none=bool(known)):
+            one = LogFile(file.relative_to(base).as_posix(), place, file_digest(file))
+            if one.digest in taken:
+                if taken[one.digest] != one.name:
+                    notices.append(f"{one.name} is {taken[one.digest]} again, and was left out")
                 continue
             if one.name in names:
                 raise InputError(
                     f"{file} has other content than when it was appended to {folder}; give new events a file "
                     f"of their own; if the old ones were wrong, delete {folder} and prepare the whole log"
                 )
-            seen.add(one.digest)
+            taken[one.digest] = one.name
             names.add(one.name)
             found[file] = one
-    return found
+    return found, notices
 
 
 def log_digest(log: Sequence[LogFile], table: Path | None) -> str:
-    """Digest of an input: that of the same files prepared at once."""
+    """Digest of an input: that of the same files prepared at once, each content once."""
     digests = [each.digest for each in sorted(log, key=lambda each: each.order)]
-    return joined_digest([*digests, *([schema.file_hash(table)] if table else [])])
+    return joined_digest([*digests, *([file_digest(table)] if table else [])])
 
 
 def check_appended(
@@ -128,9 +132,9 @@ def check_appended(
     """
     remedy = f"run `recsys prepare` with --append to bring {folder} up to date"
     for file in files:
-        if schema.file_hash(file) not in appended:
+        if file_digest(file) not in appended:
             raise InputError(f"{file} was not appended to {folder} yet: {remedy}")
-    if joined_digest([*appended, *([schema.file_hash(table)] if table else [])]) != stated:
+    if joined_digest([*appended, *([file_digest(table)] if table else [])]) != stated:
         raise InputError(f"{folder} was prepared with another item table than {table}: {remedy}")
 
 

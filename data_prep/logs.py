@@ -84,8 +84,12 @@ def read_part(file: Path, data: DataConfig, with_rating: bool) -> Part:
     return Part(str(file), read_columns(file, data.format, choose))
 
 
-def event_files(data: DataConfig) -> list[Path]:
+def event_files(data: DataConfig, or_none: bool = False) -> list[Path]:
     """The files of the log: as listed in `data.events`, and those of one pattern sorted by name.
+
+    Args:
+        data: the `data` section.
+        or_none: whether no file is an answer too, where the folder is there.
 
     Raises:
         InputError: there is none.
@@ -98,14 +102,14 @@ def event_files(data: DataConfig) -> list[Path]:
             raise InputError(f"data.path {path} is a file, but data.events names a file inside it")
         if data.events:
             raise InputError(f"there is no folder {path}; set data.path to the folder of {data.events}")
-        return find_files(str(path), "data.path")
+        return find_files(str(path), "data.path", or_none and path.parent.is_dir())
     if data.events:
         inside = Path(glob.escape(str(path)))
         patterns = [data.events] if isinstance(data.events, str) else data.events
-        found = [file for each in patterns for file in find_files(str(inside / each), "data.events")]
+        found = [file for each in patterns for file in find_files(str(inside / each), "data.events", or_none)]
         return list(dict.fromkeys(found))  # two patterns may match the same file
     found = own_files(path, data.format)
-    if found:
+    if found or or_none:
         return found
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
     raise InputError(f"{path} is a folder: set data.events to the log's file in it; it has: {names}")
@@ -122,17 +126,17 @@ def own_files(folder: Path, kind: str) -> list[Path]:
     return next(filter(None, (sorted(folder.glob(pattern)) for pattern in patterns)), [])
 
 
-def find_files(pattern: str, key: str) -> list[Path]:
+def find_files(pattern: str, key: str, or_none: bool = False) -> list[Path]:
     """The file of that name, or the files that a glob matches, sorted by name.
 
     Raises:
-        InputError: no file is there; `key` names the setting.
+        InputError: no file is there, and `or_none` is False; `key` names the setting.
     """
     if Path(pattern).is_file():
         return [Path(pattern)]
     found = sorted(Path(match) for match in glob.glob(pattern, recursive=True))  # noqa: PTH207 -- absolute patterns too
     files = [file for file in found if file.is_file()]
-    if files:
+    if files or (or_none and not found):
         return files
     if found:
         raise InputError(f"{found[0]} is a folder; expected a file: set {key} to a file in it")
@@ -168,7 +172,7 @@ def choose_columns(data: DataConfig, with_rating: bool, found: Sequence[str], wh
         chosen[role] = column
     for column in data.columns.context:
         require_column(column, found, where, "data.columns.context")
-        if column in schema.RESERVED_CONTEXT_COLUMNS:
+        if column in schema.RESERVED_CONTEXT_COLUMNS or column.startswith(schema.HELPER):
             raise InputError(
                 f"context column `{column}` of {where} has a name that the prepared data set needs itself; "
                 "rename the column, or list data.columns.context without it"
@@ -186,13 +190,14 @@ def require_column(column: str, found: Sequence[str], where: str, key: str) -> N
     raise InputError(f"{where} has no column `{column}` ({key}); {hint}It has: {', '.join(found)}")
 
 
-def canonical_log(parts: Sequence[Part], data: DataConfig, is_text: bool) -> Log:
+def canonical_log(parts: Sequence[Part], data: DataConfig, is_text: bool, is_whole: bool = True) -> Log:
     """Settle ids, times and ratings of the raw columns of all files.
 
     Args:
         parts: one for each file, in order.
         data: units and formats of times.
         is_text: whether the columns are untyped text, so that the whole column decides.
+        is_whole: whether no other part will come, so that a column of times must hold one.
 
     Raises:
         InputError: there is no event, or a value is of the wrong type.
@@ -210,6 +215,8 @@ def canonical_log(parts: Sequence[Part], data: DataConfig, is_text: bool) -> Log
         settled[role] = _text_ids(parts, role, notices) if is_text else _typed_ids(parts, role)
     rows = len(settled[schema.SEQUENCE])
     settled[schema.TIME] = _times(parts, data) if schema.TIME in columns else _nulls(rows)
+    if is_whole and schema.TIME in columns and not settled[schema.TIME].count():
+        raise InputError(f"{parts[0].where} has no time in any row; unset data.columns.time")
     if schema.RATING in columns:
         settled[schema.RATING] = pl.concat([_ratings(part) for part in parts])
     if schema.EVENT in columns:
@@ -246,7 +253,9 @@ def _typed_ids(parts: Sequence[Part], role: str) -> pl.Series:
 
 
 def _as_it_is(parts: Sequence[Part], name: str) -> pl.Series:
-    columns = [part.frame[name] for part in parts]
+    coded = pl.Categorical, pl.Enum  # whose codes differ from file to file
+    values = [part.frame[name] for part in parts]
+    columns = [each.cast(pl.String) if isinstance(each.dtype, coded) else each for each in values]
     return _of_one_type(columns, parts, f"values of `{name}`", columns[0].dtype)
 
 
@@ -264,12 +273,7 @@ def _of_one_type(
 
 def _times(parts: Sequence[Part], data: DataConfig) -> pl.Series:
     unit, text_format = data.time_unit, data.time_format
-    times = pl.concat(
-        [parse_times(part.frame[schema.TIME], unit, text_format, part.locate) for part in parts]
-    )
-    if not times.count():
-        raise InputError(f"{parts[0].where} has no time in any row; unset data.columns.time")
-    return times
+    return pl.concat([parse_times(part.frame[schema.TIME], unit, text_format, part.locate) for part in parts])
 
 
 def _event_types(part: Part) -> pl.Series:

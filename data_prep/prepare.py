@@ -20,7 +20,7 @@ from data_prep.context import carried, with_context
 from data_prep.digest import files_digest, tables_digest
 from data_prep.engines import engine_named
 from data_prep.expected import check_counts
-from data_prep.folder import KIND, existing_manifest, is_intact, stated_input, write_folder
+from data_prep.folder import KIND, LOG, existing_manifest, is_intact, manifest_in, stated_input, write_folder
 from data_prep.frame_types import Frame
 from data_prep.frames import frame_items, frame_log
 from data_prep.items import TITLE, items_file, read_items
@@ -90,6 +90,7 @@ class Input:
         former: what keeps its index, where the data set has grown.
         stated: what the manifest says besides.
         write_more: see `write_folder`.
+        stands: the manifest of the version that it has grown from.
     """
 
     log: Log
@@ -98,6 +99,7 @@ class Input:
     former: Former | None = None
     stated: dict[str, Any] = field(default_factory=dict)
     write_more: Callable[[Path], None] = lambda fresh: None
+    stands: dict[str, Any] | None = None
 
 
 def prepare(config: ExperimentConfig) -> PrepareReport:
@@ -182,12 +184,15 @@ def _sample_data(folder: Path, data: DataConfig) -> DataConfig:
     if not (folder / "plays.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_sample(folder)
+    columns = Columns(sequence="user", item="item", time="time")
+    if data.events == "playlists.csv":
+        columns = Columns(sequence="playlist", item="track")
     return DataConfig(
         path=str(folder),
         format="csv",
-        events="plays.csv",
+        events=data.events or "plays.csv",
         items="items.csv",
-        columns=Columns(sequence="user", item="item", time="time"),
+        columns=columns,
         item_columns=ItemColumns(id="item", title=TITLE, attributes=data.item_columns.attributes),
     )
 
@@ -201,20 +206,32 @@ def settings_of(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def reuse(config: ExperimentConfig, digest: str) -> PrepareReport | None:
-    """The report of the same data set, if it is there already and sound."""
+    """The report of the same data set, if it is there already and sound.
+
+    Raises:
+        InputError: the folder holds another data set, or its counts are not the expected ones.
+    """
     manifest = existing_manifest(config.prepared_path, digest, settings_of(config))
     if manifest is None or not is_intact(config.prepared_path, manifest):
         return None
+    check_counts(config.expect, manifest["counts"], config.data.path)
     removals = tuple(Removal(**removal) for removal in manifest["removals"])
     return PrepareReport(config.prepared_path, manifest, removals, tuple(manifest["notices"]), reused=True)
 
 
 def build(config: ExperimentConfig, source: Input) -> PrepareReport:
-    """Clean, split, check and write the data set, whatever stood in its folder.
+    """Clean, split, check and write the data set, in place of what stood in its folder.
 
     Raises:
-        InputError: a step left nothing, or the counts are not the expected ones.
+        InputError: a step left nothing, the counts are not the expected ones, or the folder keeps log files
+            that this would lose.
     """
+    stands = manifest_in(config.prepared_path)
+    if stands and LOG in stands and LOG not in source.stated:
+        raise InputError(
+            f"{config.prepared_path} keeps log files that were appended, and is damaged; restore it, or "
+            "delete it and prepare the whole log with --append"
+        )
     made = _made(config, source)
     tables, cuts = made.tables, made.cuts
     passed = check_leakage(tables, config.split.kind, cuts, config.split.targets)
@@ -241,7 +258,9 @@ def build(config: ExperimentConfig, source: Input) -> PrepareReport:
         "leakage_check": passed,
         "notices": notices,
     }
-    manifest = write_folder(config.prepared_path, tables, manifest | dict(source.stated), source.write_more)
+    stands = source.stands if LOG in source.stated else stands
+    manifest |= source.stated
+    manifest = write_folder(config.prepared_path, tables, manifest, stands, source.write_more)
     return PrepareReport(config.prepared_path, manifest, made.removals, tuple(notices), reused=False)
 
 
@@ -282,12 +301,17 @@ def _collected(frame: Frame) -> pl.DataFrame:
 
 
 def _counts(tables: Tables) -> dict[str, int]:
-    """Sizes of the data set, of the parts of its split, and how many targets each asks for."""
+    """Sizes of the data set, of the parts of its split, and how many targets each asks for.
+
+    Sequences and items that are gone (see `Former.with_gone`) are counted apart, where there are any.
+    """
     lengths = np.diff(tables.offsets)
+    sequences, items = int((lengths > 0).sum()), int((np.bincount(tables.values) > 0).sum())
+    gone = {"gone_sequences": len(lengths) - sequences, "gone_items": tables.items.num_rows - items}
     train_end, valid_start, test_start = (tables.mark(mark) for mark in MARKS)
     return {
-        "sequences": len(lengths),
-        "items": tables.items.num_rows,
+        "sequences": sequences,
+        "items": items,
         "events": int(lengths.sum()),
         "training_events": int(train_end.sum()),
         "history_events": int((valid_start - train_end).sum()),
@@ -295,6 +319,7 @@ def _counts(tables: Tables) -> dict[str, int]:
         "test_events": int((lengths - test_start).sum()),
         "validation_targets": int(((valid_start < test_start) & (valid_start > 0)).sum()),
         "test_targets": int(((test_start < lengths) & (test_start > 0)).sum()),
+        **{name: count for name, count in gone.items() if count},
     }
 
 

@@ -79,10 +79,7 @@ def measure_quality(folder: Path, previous: Path | None = None) -> dict[str, Any
     """
     manifest, tables = _load(folder)
     events = _Events.of(tables)
-    lengths, counts = (
-        np.diff(tables.offsets),
-        np.bincount(events.items, minlength=tables.items.num_rows + 1)[1:],
-    )
+    lengths, counts = (each[each > 0] for each in _sizes(tables))  # what is gone is no part of it
     report: dict[str, Any] = {
         "name": manifest["name"],
         "folder": str(folder),
@@ -94,7 +91,7 @@ def measure_quality(folder: Path, previous: Path | None = None) -> dict[str, Any
         "notices": manifest["notices"],
         "lengths": {**_quantiles(lengths), "histogram": _histogram(lengths)},
         "popularity": _popularity(counts),
-        "repeats": _repeats(events, tables),
+        "repeats": _repeats(events),
         "targets": _targets(tables),
         "time": None if events.times is None else _time(events),
         "leakage": _leakage(tables, manifest["split"]),
@@ -116,6 +113,11 @@ def _load(folder: Path) -> tuple[dict[str, Any], Tables]:
     return manifest, Tables(sequences, items, tuple(manifest.get("event_types", ())))
 
 
+def _sizes(tables: Tables) -> tuple[Ints, Ints]:
+    """(S,) and (V,) events of each sequence and of each item; 0 is one that is gone."""
+    return np.diff(tables.offsets), np.bincount(tables.values, minlength=tables.items.num_rows + 1)[1:]
+
+
 def _quantiles(values: NDArray[Any]) -> dict[str, float]:
     if not len(values):
         return {}
@@ -125,7 +127,7 @@ def _quantiles(values: NDArray[Any]) -> dict[str, float]:
 
 def _histogram(values: Ints) -> list[dict[str, int]]:
     """How many values lie in 1, 2 to 3, 4 to 7, ... (bounds doubling)."""
-    octave = np.floor(np.log2(np.maximum(values, 1))).astype(int)
+    octave = np.floor(np.log2(values)).astype(int)
     counted = np.bincount(octave)
     return [{"from": 2**k, "to": 2 ** (k + 1) - 1, "count": int(n)} for k, n in enumerate(counted)]
 
@@ -150,10 +152,10 @@ def _popularity(counts: Ints) -> dict[str, Any]:
     }
 
 
-def _repeats(events: _Events, tables: Tables) -> dict[str, float]:
+def _repeats(events: _Events) -> dict[str, float]:
     again = events.repeated
     direct = (events.items[1:] == events.items[:-1]) & (events.rows[1:] == events.rows[:-1])
-    sequences = len(tables.sequences)
+    sequences = len(np.unique(events.rows))
     return {
         "events": float(again.mean()),
         "direct": float(direct.sum() / len(events.items)),
@@ -222,8 +224,11 @@ def _leakage(tables: Tables, split: dict[str, Any]) -> dict[str, Any]:
 
 def _drift(tables: Tables, manifest: dict[str, Any], earlier: Tables, folder: Path) -> dict[str, Any]:
     """How this version differs from an earlier one, by original ids."""
-    ids, old_ids = _ids(tables.items, schema.ITEM_ID), _ids(earlier.items, schema.ITEM_ID)
-    names, old_names = _ids(tables.sequences, schema.SEQUENCE_ID), _ids(earlier.sequences, schema.SEQUENCE_ID)
+    (lengths, counts), (old_lengths, old_counts) = _sizes(tables), _sizes(earlier)
+    ids = _ids(tables.items[schema.ITEM_ID], counts)
+    old_ids = _ids(earlier.items[schema.ITEM_ID], old_counts)
+    names = _ids(tables.sequences[schema.SEQUENCE_ID], lengths)
+    old_names = _ids(earlier.sequences[schema.SEQUENCE_ID], old_lengths)
     shares, old_shares = _shares(tables), _shares(earlier)
     union = sorted(ids | old_ids, key=str)
     now = np.array([shares.get(item, 0.0) for item in union])
@@ -231,8 +236,8 @@ def _drift(tables: Tables, manifest: dict[str, Any], earlier: Tables, folder: Pa
     changes = [
         {"item": union[k], "was": float(then[k]), "is": float(now[k])}
         for k in np.argsort(-abs(now - then))[:10]
+        if now[k] != then[k]
     ]
-    lengths, old_lengths = (np.diff(each.offsets) for each in (tables, earlier))
     return {
         "against": str(folder),
         "content_digest": manifest["content_digest"],
@@ -241,14 +246,19 @@ def _drift(tables: Tables, manifest: dict[str, Any], earlier: Tables, folder: Pa
         "sequences": {
             "new": len(names - old_names), "gone": len(old_names - names), "kept": len(names & old_names)
         },
-        "median_length": {"was": float(np.median(old_lengths)), "is": float(np.median(lengths))},
+        "median_length": {"was": _median(old_lengths), "is": _median(lengths)},
         "popularity_bits": _divergence(now, then),
         "largest_changes": changes,
     }  # fmt: skip
 
 
-def _ids(table: pa.Table, column: str) -> set[Any]:
-    return set(table[column].to_pylist())
+def _median(lengths: Ints) -> float:
+    return float(np.median(lengths[lengths > 0]))
+
+
+def _ids(ids: pa.ChunkedArray, events: Ints) -> set[Any]:
+    """The ids of what has events."""
+    return set(ids.filter(pa.array(events > 0)).to_pylist())
 
 
 def _shares(tables: Tables) -> dict[Any, float]:

@@ -27,7 +27,7 @@ from recsys.errors import InputError
 TEXT_FORMATS = ("csv", "tsv", "atomic", "sequences", "pairs", "movielens", "lastfm-1k", "lastfm-2k")
 """Formats without types: their readers give strings, and the whole column decides the type of ids."""
 
-_SEPARATED = {"csv": (",", True), "tsv": ("\t", True), "atomic": ("\t", False)}
+_SEPARATED = {"csv": (",", True), "tsv": ("\t", False), "atomic": ("\t", False)}
 """Formats of rows and fields -> separator, and whether fields may be quoted."""
 _REST = "\0"
 _JSON_BLOCK = 1 << 24  # bytes; a line must fit into one block
@@ -53,13 +53,13 @@ def read_csv(file: Path, separator: str = ",", quote: str | None = '"') -> pl.La
 
 
 def read_tsv(file: Path) -> pl.LazyFrame:
-    """Tab separated values with a header, all as strings."""
-    return read_csv(file, separator="\t")
+    """Tab separated values with a header, no quoting; all as strings."""
+    return read_csv(file, separator="\t", quote=None)
 
 
 def read_atomic(file: Path) -> pl.LazyFrame:
     """RecBole's atomic file: tab separated, no quoting, a header of `name:type`; all as strings."""
-    frame = read_csv(file, separator="\t", quote=None)
+    frame = read_tsv(file)
     return frame.rename({name: name.partition(":")[0] for name in frame.collect_schema().names()})
 
 

@@ -12,6 +12,7 @@ from recsys import schema
 from recsys.config import SessionConfig, SessionsByColumn, SessionsByDay, SessionsByGap
 from recsys.errors import InputError
 
+_BEGINS = f"{schema.HELPER}begins"
 _MINUTE, _HOUR, _DAY = 60 * 10**6, 3_600 * 10**6, 86_400 * 10**6  # microseconds
 
 
@@ -38,26 +39,34 @@ def check_sessions(events: Frame, sessions: SessionConfig, timed: bool) -> None:
         raise InputError("sessions.by=column needs data.columns.session: set it to the session's column")
 
 
+def with_session(events: Frame) -> Frame:
+    """Keep events that have a session id."""
+    value = nw.col(schema.SESSION).cast(nw.String)
+    return events.filter(~value.is_null(), value != "")
+
+
 def cut_sessions(events: Frame, sessions: SessionConfig) -> Frame:
     """The same events with ids `USER/SESSION` in place of the user's; the user's own id moves to `user`.
 
-    Sessions by gap and by day are numbered from 1 in each user; those by column have the column's value.
+    Sessions by gap and by day are numbered from 1 in each user; those by column have the column's value, with
+    `/` written as `%2F` (and `%` as `%25`), so that no two pairs of user and session have one name.
 
     Args:
-        events: the canonical frame, without null ids and times.
+        events: the canonical frame, without null ids, sessions and times.
         sessions: the `sessions` section.
     """
     if isinstance(sessions, SessionsByColumn):
-        number = nw.col(schema.SESSION).cast(nw.String).fill_null("")
+        value = nw.col(schema.SESSION).cast(nw.String)
+        number = value.str.replace_all("%", "%25", literal=True).str.replace_all("/", "%2F", literal=True)
     else:
-        events = events.with_columns(_begins(sessions).alias("begins"))
-        number = nw.col("begins").cum_sum().over(schema.SEQUENCE, order_by=ORDER).cast(nw.String)
+        events = events.with_columns(_begins(sessions).alias(_BEGINS))
+        number = nw.col(_BEGINS).cum_sum().over(schema.SEQUENCE, order_by=ORDER).cast(nw.String)
     user = nw.col(schema.SEQUENCE)
     numbered = events.with_columns(number.alias(schema.SESSION), user.alias(schema.USER))
     named = numbered.with_columns(
         nw.concat_str(user.cast(nw.String), nw.col(schema.SESSION), separator="/").alias(schema.SEQUENCE)
     )
-    return named.drop("begins", schema.SESSION, strict=False)
+    return named.drop(_BEGINS, schema.SESSION, strict=False)
 
 
 def _begins(sessions: SessionConfig) -> nw.Expr:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from data_prep.items import choose_item_columns
+from data_prep.items import FROM_LOG, choose_item_columns, need_no_items
 from data_prep.logs import choose_columns
 from recsys import schema
 from recsys.config import DataConfig, ExperimentConfig
@@ -38,6 +38,13 @@ def read_remote(config: ExperimentConfig) -> tuple[pl.DataFrame, pl.DataFrame | 
         InputError: the source cannot be reached or read, lacks a column, or needs a driver that is missing.
     """
     data, with_rating = config.data, config.clean.min_rating is not None
+    if data.items == FROM_LOG:
+        raise InputError(
+            f"data.items=log takes item columns from files alone, and data.path is {data.path}; name a table "
+            "of items in data.items"
+        )
+    if not data.items:
+        need_no_items(data)
     if data.format == "sql":
         return _read_database(data, with_rating)
     if data.format != "parquet":
@@ -86,11 +93,6 @@ def _unreadable(where: str, error: Exception) -> InputError:
 def _read_database(data: DataConfig, with_rating: bool) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     if not isinstance(data.events, str):
         raise InputError("data.format=sql needs data.events: one table, or one query that begins with SELECT")
-    if re.search(r"://[^/@]*:[^/@]*@", data.path):
-        raise InputError(
-            "data.path holds a password, which would be written down with every run; take it out and set "
-            "PGPASSWORD, or use ~/.pgpass"
-        )
     with _connect(data.path) as connection:
         log = _query(connection, data.events, data.path)
         items = _query(connection, data.items, data.path) if data.items else None

@@ -19,7 +19,7 @@ from recsys.config import GlobalTime, ItemCold, LeaveOneOut, LowResource, SplitC
 from recsys.errors import InputError
 
 LENGTH = "length"  # int32 events of the sequence
-WITHHELD = "withheld"  # whether the event is of an item that leaves training
+WITHHELD = f"{schema.HELPER}withheld"  # whether the event is of an item that leaves training
 _LAST, _BEFORE = "last", "before"  # places of the last two events that can be targets, -1 where there is none
 
 

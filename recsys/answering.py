@@ -22,6 +22,7 @@ from recsys.answers import (
     Question,
     Recommendations,
     Row,
+    ScoredItem,
     Search,
     spread,
     why_fewer,
@@ -51,7 +52,8 @@ def unobserved(stage: str, seconds: float) -> None:
 
 
 @contextmanager
-def _stage(name: str, observe: Observe) -> Iterator[None]:
+def stage_of(name: str, observe: Observe) -> Iterator[None]:
+    """Tell how long the block took."""
     start = time.perf_counter()
     try:
         yield
@@ -67,7 +69,8 @@ class _Asked:
         place: among all.
         question: as it was asked.
         known: items of its history that the catalogue has.
-        read: these, and those that are described, as V+1..
+        unknown: ids of its history that the catalogue does not have, each once.
+        read: the known ones, and those that are described, as V+1..
         texts: what the latter are like, a row each; None without any.
         allowed: (V,) items that may come; None for all.
     """
@@ -75,6 +78,7 @@ class _Asked:
     place: int
     question: Question
     known: NDArray[np.int32]
+    unknown: list[ItemId]
     read: NDArray[np.int32]
     texts: pa.Table | None
     allowed: NDArray[np.bool_] | None
@@ -93,19 +97,19 @@ def answer_all(
     answers: dict[int, Recommendations | InputError] = {}
     asked: list[_Asked] = []
     masks: dict[int, NDArray[np.bool_] | None] = {}  # by filters, which questions of one request share
-    with _stage("filter", observe):
+    with stage_of("filter", observe):
         for place, question in enumerate(questions):
             try:
                 asked.append(_asked(recommender, place, question, masks))
             except InputError as error:
                 answers[place] = error
     filled = [each for each in asked if len(each.read)]
-    with _stage("encode", observe):
+    with stage_of("encode", observe):
         queries = _queries(recommender, filled) if filled else None
     kinds: dict[tuple[int, ...], list[int]] = {}
     for row, each in enumerate(filled):
         kinds.setdefault(each.kind, []).append(row)
-    with _stage("search", observe):
+    with stage_of("search", observe):
         for rows in kinds.values():
             ours = queries.take(rows) if isinstance(queries, Ragged) else cast(Vectors, queries)[rows]
             answers |= _answer_alike(recommender, [filled[row] for row in rows], ours)
@@ -167,9 +171,8 @@ def best_of_all(search: RowsSearch, count: int, k: int, filters: Filters, recomm
             indices[row, : len(found[0])], scores[row, : len(found[0])] = found
     else:
         indices, scores = search(np.arange(count), k, allowed)
-    if filters.min_score is not None:
-        low = scores < filters.min_score
-        indices[low], scores[low] = 0, -np.inf
+    low = ~_enough(scores, filters)
+    indices[low], scores[low] = 0, -np.inf
     return indices, scores
 
 
@@ -183,15 +186,30 @@ def told(
     """An answer in original ids, cut where scores are too low, which says why it has fewer than k items."""
     indices, scores = row
     filters, there = question.filters, indices > 0
-    enough = there if filters.min_score is None else there & (scores >= filters.min_score)
+    enough = there & _enough(scores, filters)
     counts = int(there.sum()), int(enough.sum())
     return Recommendations(
-        items=recommender.scored(indices[enough], scores[enough]),
+        items=_scored(recommender, indices[enough], scores[enough]),
         unknown=unknown,
         fallback=fallback,
         fewer_because=why_fewer(filters, *counts, question.k, len(recommender.vocabulary)),
         model_version=recommender.model_version,
     )
+
+
+def _scored(
+    recommender: Recommender, indices: NDArray[np.int32], scores: NDArray[np.float32]
+) -> list[ScoredItem]:
+    ids, titles = recommender.vocabulary.decode(indices), recommender.catalogue.titles(indices)
+    return [ScoredItem(*each) for each in zip(ids, scores.tolist(), titles, strict=True)]
+
+
+def _enough(scores: Vectors, filters: Filters) -> NDArray[np.bool_]:
+    """Which scores are not below the least one, as near as float32 comes to that."""
+    if filters.min_score is None:
+        return np.ones(scores.shape, dtype=bool)
+    largest = float(np.finfo(np.float32).max)
+    return scores >= np.float32(min(max(filters.min_score, -largest), largest))
 
 
 def check_question(k: int, filters: Filters) -> None:
@@ -229,7 +247,9 @@ def _asked(
     rows = described(recommender.bundle, texts) if texts else None
     read = indices[indices > 0]
     known = read[read <= len(recommender.vocabulary)]
-    return _Asked(place, question, known, read, rows, masks[id(filters)])
+    ids = (cast(ItemId, history[row]) for row in np.flatnonzero(indices == 0).tolist())
+    unknown = list(dict.fromkeys(ids))
+    return _Asked(place, question, known, unknown, read, rows, masks[id(filters)])
 
 
 def _queries(recommender: Recommender, filled: list[_Asked]) -> Queries:
@@ -265,8 +285,5 @@ def _answer_alike(
 
 
 def _told(recommender: Recommender, asked: _Asked, row: Row) -> Recommendations:
-    filters, vocabulary = asked.question.filters, recommender.vocabulary
-    ids = (each for each in asked.question.history if not isinstance(each, ItemText))
-    named = dict.fromkeys([*ids, *(filters.allow or ()), *filters.deny])
-    unknown = [each for each in named if not vocabulary.index(each)]
-    return told(recommender, asked.question, row, unknown, None if len(asked.read) else RECENT_POPULARITY)
+    fallback = None if len(asked.read) else RECENT_POPULARITY
+    return told(recommender, asked.question, row, asked.unknown, fallback)

@@ -6,7 +6,7 @@ Shapes: `V` items.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recsys.item_texts import ItemText
 from recsys.predicates import Condition, Groups
 from recsys.search import Found
-from recsys.vocabulary import ItemId
+from recsys.vocabulary import ItemId, Vocabulary
 
 RECENT_POPULARITY: Literal["recent popularity"] = "recent popularity"
 OVERFETCH = 4  # `at most m of each` looks at so many times the items that are still to be found
@@ -60,6 +60,11 @@ class Filters:
         }
         return [name for name, used in asked.items() if used]
 
+    def unknown_to(self, vocabulary: Vocabulary) -> list[ItemId]:
+        """Ids of `allow` and `deny` that a model does not know, each once."""
+        named = dict.fromkeys((*(self.allow or ()), *self.deny))
+        return [each for each in named if not vocabulary.index(each)]
+
 
 @dataclass(frozen=True)
 class Question:
@@ -88,7 +93,8 @@ class Recommendations:
 
     Attributes:
         items: at most k, best first.
-        unknown: ids of the request that the model does not know; they were ignored.
+        unknown: ids of the request that the model does not know; they were ignored. Where several questions
+            are asked at once, only those of the history, for the filters may be common to all.
         fallback: what answered instead of the model, because no known item was in the history; or None.
         fewer_because: why fewer than k items came; None where k came.
         model_version: of the bundle.
@@ -99,6 +105,10 @@ class Recommendations:
     fallback: Literal["recent popularity"] | None
     fewer_because: str | None
     model_version: str
+
+    def naming(self, ids: Iterable[ItemId]) -> Recommendations:
+        """The same, with these among the unknown ids."""
+        return replace(self, unknown=list(dict.fromkeys((*self.unknown, *ids))))
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for a JSON document."""

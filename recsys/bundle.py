@@ -244,10 +244,13 @@ def _write_manifest(draft: Path, manifest: dict[str, Any]) -> None:
 
 
 @contextmanager
-def written_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into that takes the name `target` when all went well, and vanishes otherwise."""
-    if target.exists() and not _is_bundle(target):
-        raise InputError(f"{target} exists and is not a bundle; name another folder, or remove it")
+def written_folder(target: Path, kind: str = "bundle") -> Iterator[Path]:
+    """A folder to write into that takes the name `target` when all went well, and vanishes otherwise.
+
+    An older one at `target` is replaced if its manifest states the same kind.
+    """
+    if target.exists() and not _is_of_kind(target, kind):
+        raise InputError(f"{target} exists and is not a {kind}; name another folder, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -283,9 +286,9 @@ def _write_files(draft: Path, config: ExperimentConfig, model: Model, items: pa.
     return {file.name: schema.file_hash(file) for file in sorted(draft.iterdir())}
 
 
-def _is_bundle(folder: Path) -> bool:
+def _is_of_kind(folder: Path, kind: str) -> bool:
     try:
-        return read_manifest(folder, remedy="").get("kind") == "bundle"
+        return bool(read_manifest(folder, remedy="").get("kind") == kind)
     except InputError:
         return False
 

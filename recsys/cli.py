@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys import cli_data, cli_export, cli_judge, cli_serve, cli_text, cli_tune
+from recsys import cli_data, cli_export, cli_judge, cli_playlists, cli_serve, cli_text, cli_tune
 from recsys.cli_options import (
     Backend,
     BundleName,
@@ -158,6 +158,7 @@ for command in (
     *(cli_text.pretrain, cli_text.add_items),
 ):
     app.command()(command)
+app.add_typer(cli_playlists.app, name="playlists")
 
 
 @app.command()

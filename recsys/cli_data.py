@@ -27,7 +27,8 @@ def download(
     with byte_reporter(name) as report:
         folder, fresh = fetch(dataset, out, report)
     say(f"{folder}: {'complete and checked' if fresh else 'was there already'} ({dataset.terms})")
-    say(f"next: recsys prepare {dataset.config}")
+    elsewhere = "" if out == Path("data") else f" data.path={folder}"
+    say(f"next: recsys prepare {dataset.config}{elsewhere}")
 
 
 def prepare(

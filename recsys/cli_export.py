@@ -57,6 +57,9 @@ def export(
     min_score: Annotated[float | None, typer.Option(help="the least score, on the model's scale")] = None,
     availability: Annotated[Path | None, typer.Option(help="as for `recsys serve`")] = None,
     region: Annotated[str | None, typer.Option(help="where items must be available")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="the moment of --availability, UTC, one for all shards; default: now")
+    ] = None,
     backend: Backend = "exact",  # in blocks faster than Annoy, whatever is faster for one question
     data: DataFolder = None,
     tracking_uri: TrackingUri = None,
@@ -77,7 +80,7 @@ def export(
         where={} if where is None else _conditions(where),
         max_per=dict(_limit(text) for text in max_per or ()),
         min_score=min_score,
-        available=_available(recommender, availability, region),
+        available=_available(recommender, availability, region, at),
     )
     wanted = Wanted(
         what=known_what(what),
@@ -135,12 +138,15 @@ def _limit(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def _available(recommender: Recommender, file: Path | None, region: str | None) -> Any:  # noqa: ANN401
+def _available(recommender: Recommender, file: Path | None, region: str | None, at: str | None) -> Any:  # noqa: ANN401
     """(V,) items that can be had, or None for all."""
     if file is None:
-        if region is not None:
-            raise InputError(f"--region {region} needs --availability, which says where items can be had")
+        for option, value in (("--region", region), ("--at", at)):
+            if value is not None:
+                raise InputError(f"{option} {value} needs --availability, which says what can be had")
         return None
+    from serving.export.wanted import day
     from serving.tables import Availability
 
-    return Availability.read(file).mask(recommender.vocabulary, region)
+    now = None if at is None else day(at).timestamp()
+    return Availability.read(file).mask(recommender.vocabulary, region, now)

@@ -78,6 +78,7 @@ class PreparedData:
         test_start: (S,) int32, where the test targets begin.
         events: (E,) int8 type of each event, a place in `event_types`, aligned with `sequences.values`, or
             None.
+        titles: (S,) what their owners call the sequences, null where they do not, or None.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class PreparedData:
     valid_start: NDArray[np.int32]
     test_start: NDArray[np.int32]
     events: NDArray[np.int8] | None = field(default=None, kw_only=True)
+    titles: pa.Array | None = field(default=None, kw_only=True)
 
     @classmethod
     def load(cls, path: Path | str) -> PreparedData:
@@ -132,6 +134,11 @@ class PreparedData:
             events=(
                 np.asarray(_lists(table[schema.EVENTS]).values, dtype=np.int8)
                 if schema.EVENTS in table.column_names
+                else None
+            ),
+            titles=(
+                table[schema.SEQUENCE_TITLE].combine_chunks()
+                if schema.SEQUENCE_TITLE in table.column_names
                 else None
             ),
         )

@@ -59,7 +59,9 @@ def fresh_encoder(
     encoder: TextEncoder | None = None
     if config.backbone and backbone:
         encoder = encoder_of(config.backbone, backbone)
-    tower = TextTower(tokenizer, sentences, dim=config.dim, encoder=encoder)
+    tower = TextTower(
+        tokenizer, sentences, dim=config.dim, encoder=encoder, token_dropout=config.token_dropout
+    )
     tower.read()
     model = build_encoder(config, len(items), tower)
     counted = item_counts(training.values, len(items)) > 0

@@ -5,6 +5,7 @@ Shapes: `V` items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ None among the values, and `{"==": None}`, mean an item that has no value.
 """
 
 _ORDERS: dict[str, Callable[..., Any]] = {">=": pc.greater_equal, "<=": pc.less_equal}
+_ROUNDED: dict[str, Callable[[float], int]] = {">=": math.ceil, "<=": math.floor}
+LARGEST_INTEGER = 2**63
 OPERATORS = ("in", "==", *_ORDERS)
 
 
@@ -75,23 +78,28 @@ def _met(name: str, values: pa.Array, operator: str, value: object) -> tuple[NDA
     else:
         raise InputError(f"attribute `{name}` shall be `in` {value!r}; expected a list of values")
     present = [each for each in chosen if each is not None]
+    if not present:  # then the type may be one whose values cannot be looked for
+        return np.zeros(len(values), dtype=bool), bool(chosen)
     try:
-        wanted = pa.array(present, type=values.type)
+        found = pc.is_in(values, value_set=pa.array(present, type=values.type))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"attribute `{name}` is of type {values.type}, and one of {present!r} is not; give values of it"
         ) from error
-    return np.asarray(pc.is_in(values, value_set=wanted)), len(present) < len(chosen)
+    return np.asarray(found), len(present) < len(chosen)
 
 
 def _compared(name: str, values: pa.Array, operator: str, value: object) -> NDArray[np.bool_]:
     """Which values stand in that order to a bound: numbers to numbers, texts and times to text."""
-    numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    integers = pa.types.is_integer(values.type)
+    numeric = integers or pa.types.is_floating(values.type)
     try:
-        # A bound may fall between integers; everything else is of the column's own type.
-        bound = pa.scalar(value) if numeric else pa.scalar(value).cast(values.type)
         if value is None or value != value or numeric != _is_number(value):
             raise pa.ArrowInvalid("no bound")
+        if integers and isinstance(value, float) and abs(value) < LARGEST_INTEGER:
+            value = _ROUNDED[operator](value)  # compared as floats, integers beyond 2^53 would be refused
+        # Everything else is of the column's own type: 0.1 in float32 is not greater than 0.1.
+        bound = pa.scalar(value) if integers else pa.scalar(value).cast(values.type)
         found = _ORDERS[operator](values, bound)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InputError(

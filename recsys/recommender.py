@@ -6,7 +6,6 @@ Shapes: `B` histories, `V` items, `k` answers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from recsys.answering import (
     Observe,
     Queries,
-    RowsSearch,
     answer_all,
     best,
     best_of_all,
@@ -35,9 +33,10 @@ from recsys.engines import Engine, onnx_encoder
 from recsys.errors import InputError, UnknownItem
 from recsys.index import Backend, IndexInfo, load_index, read_index_info
 from recsys.item_texts import ItemText, extended, scores_of
+from recsys.likeness import Likeness
 from recsys.models.protocol import Encoder
 from recsys.predicates import Condition
-from recsys.search import ExactIndex, Found, ItemIndex
+from recsys.search import Found, ItemIndex
 from recsys.sequences import Ragged
 from recsys.vocabulary import ItemId, Vocabulary
 
@@ -68,6 +67,7 @@ class Recommender:
         self._encoder = encoder or bundle.model
         self.device = device
         self.catalogue = Catalogue(bundle.items, bundle.vocabulary)
+        self._likeness = Likeness(bundle, index, device)
         self._recent = Ranking(self.catalogue.recent_scores())
 
     @classmethod
@@ -158,7 +158,7 @@ class Recommender:
         (answer,) = self.answer([Question(history, k, filters)])
         if isinstance(answer, InputError):
             raise answer
-        return answer
+        return answer.naming(filters.unknown_to(self.vocabulary))
 
     def answer(
         self, questions: Sequence[Question], observe: Observe = unobserved
@@ -272,7 +272,7 @@ class Recommender:
             raise UnknownItem(
                 f"item {item_id!r} is unknown to model {self.model_version}; see the item table"
             )
-        like = self._like(np.array([index], dtype=np.int32))
+        like = self._likeness.of(np.array([index], dtype=np.int32))
         row = best(
             lambda k, allowed: like(np.array([0]), k, allowed),
             k,
@@ -296,20 +296,7 @@ class Recommender:
         Raises:
             InputError: k or a filter is wrong.
         """
-        return best_of_all(self._like(items), len(items), k, filters, self)
-
-    def _like(self, items: NDArray[np.int32]) -> RowsSearch:
-        """The search for items like some of these."""
-        each = Ragged(items, np.arange(len(items) + 1, dtype=np.int64))
-
-        def search(rows: NDArray[np.int64], k: int, allowed: NDArray[np.bool_] | None) -> Found:
-            chosen = each.take(rows)
-            if isinstance(self.index, CountingIndex):
-                return self.index.search(chosen, k, allowed=allowed, exclude=chosen)
-            units = self._unit_vectors
-            return units.search(units.table[chosen.values - 1], k, allowed=allowed, exclude=chosen)
-
-        return search
+        return best_of_all(self._likeness.of(items), len(items), k, filters, self)
 
     def titles(self, ids: Sequence[ItemId]) -> list[str | None]:
         """Title of each id; None where the id is unknown or has none."""
@@ -360,17 +347,3 @@ class Recommender:
             "score": pa.array(scores[rows, ranks]),
         }
         return like(frame, pa.table(columns))
-
-    @cached_property
-    def _unit_vectors(self) -> ExactIndex:
-        """Item vectors of length 1, whose inner product is the cosine."""
-        assert isinstance(self.bundle.model, Encoder)
-        table = item_vectors(self.bundle.model)
-        lengths = np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-        return ExactIndex(table / lengths, self.device)
-
-    def scored(self, indices: NDArray[np.int32], scores: NDArray[np.float32]) -> list[ScoredItem]:
-        """Answers of one history as the caller sees them, without the padding."""
-        found = indices[indices > 0]
-        ids, titles = self.vocabulary.decode(found), self.catalogue.titles(found)
-        return [ScoredItem(*each) for each in zip(ids, scores.tolist(), titles, strict=False)]

@@ -22,6 +22,7 @@ SESSION = "session"  # the log's own session id, before sessions are cut
 USER = "user"  # original user id of a session, after they are cut
 ROW = "row"  # int64 position in the log: the tie-break of every order
 POSITION = "position"  # int32 place of the event in its sequence, from 0
+HELPER = "__"  # what the columns that a step adds and takes away begin with; none of the log's may
 
 # A prepared data set.
 MANIFEST_FILE = "manifest.json"
@@ -43,6 +44,7 @@ SEQUENCE_ID = "id"  # original user or playlist id, in its original type
 ITEMS = "items"  # large_list<int32> item indices, in order
 TIMES = "times"  # large_list<int64> microseconds since 1970 UTC, or null
 EVENTS = "events"  # large_list<int8> place of each event's type in the manifest's `event_types`; or absent
+SEQUENCE_TITLE = "name"  # string, what its owner calls it, or null; where the context has it
 TRAIN_END = "train_end"  # int32
 VALID_START = "valid_start"  # int32
 TEST_START = "test_start"  # int32

@@ -32,6 +32,7 @@ CPU_SCORES_PER_BLOCK = 2**21  # of the (B, V) product that stand in memory at on
 GPU_SCORES_PER_BLOCK = 2**27
 LEAST_QUERIES = 32  # of a block, for each block reads the whole table
 VALUES_PER_BLOCK = 2**22  # of the (B, C, D) candidates that stand in memory at once
+MOST_NODES = 2**31 - 1  # as Annoy counts them
 ALLOWED_SHARE = 0.05  # filters that leave less of the catalogue are searched exactly
 
 
@@ -207,8 +208,10 @@ class AnnoyIndex:
     def _candidates(self, query: list[float], count: int) -> NDArray[np.int32]:
         # In fewer dimensions the order is approximate: score everything that a wider look finds.
         wanted = count + SPARE if self.projection is None else 4 * (count + SPARE)
-        nodes = int(self.search_k * max(count / self.recall_k, 1.0))
-        rows = self.forest.get_nns_by_vector(query, min(wanted, len(self.exact.table)), nodes)
+        size = len(self.exact.table)
+        asked = int(self.search_k * max(count / self.recall_k, 1.0))
+        nodes = min(asked, self.forest.get_n_trees() * size, MOST_NODES)  # no tree has more to show
+        rows = self.forest.get_nns_by_vector(query, min(wanted, size), nodes)
         return np.asarray(rows, dtype=np.int32) + 1
 
 

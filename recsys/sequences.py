@@ -110,3 +110,9 @@ class Ragged:
         matrix = np.full((len(self), columns), PAD, dtype=np.int32)
         matrix[inside] = self.values[places[inside]]
         return matrix
+
+
+def shuffled(sequences: Ragged, rng: np.random.Generator) -> Ragged:
+    """Each sequence's events in random order."""
+    order = np.lexsort((rng.random(len(sequences.values)), sequences.rows))
+    return Ragged(sequences.values[order], sequences.offsets)

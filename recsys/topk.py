@@ -9,6 +9,8 @@ import torch
 
 from recsys.errors import InputError
 
+GROUPS = ((8, 256), (32, 2048))
+"""Size of a group, while V is less than so many times K: V / size maxima and K size scores are looked at."""
 GROUP = 64
 
 
@@ -23,8 +25,9 @@ def top_k(scores_BV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         InputError: a score is NaN.
     """
     (rows, width), device = scores_BV.shape, scores_BV.device
-    whole = width // GROUP * GROUP
-    maxima = [scores_BV[:, :whole].view(rows, -1, GROUP).amax(dim=2)] if whole else []
+    size = next((size for size, times in GROUPS if width < times * k), GROUP)
+    whole = width // size * size
+    maxima = [scores_BV[:, :whole].view(rows, -1, size).amax(dim=2)] if whole else []
     if whole < width:
         maxima.append(scores_BV[:, whole:].amax(dim=1, keepdim=True))
     maxima_BG = torch.cat(maxima, dim=1)
@@ -33,7 +36,7 @@ def top_k(scores_BV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
             "the model gave NaN scores; nothing can be ranked: train it again, or mend the scorer"
         )
     groups_BK = _best(maxima_BG, torch.arange(maxima_BG.shape[1], device=device).expand_as(maxima_BG), k)
-    columns = (groups_BK[:, :, None] * GROUP + torch.arange(GROUP, device=device)).view(rows, -1)
+    columns = (groups_BK[:, :, None] * size + torch.arange(size, device=device)).view(rows, -1)
     outside = columns >= width
     candidates = scores_BV.gather(1, columns.clamp(max=width - 1))
     candidates.masked_fill_(outside, -torch.inf)

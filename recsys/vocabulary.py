@@ -56,7 +56,7 @@ class Vocabulary:
         """Index of MASK, V+1."""
         return len(self.ids) + 1
 
-    @property
+    @cached_property
     def holds_integers(self) -> bool:
         """Whether the original ids are integers (else strings)."""
         return bool(pa.types.is_integer(self.ids.type))
@@ -82,6 +82,8 @@ class Vocabulary:
         """
         if isinstance(item_id, str):
             return self._index.get(_plain_integer(item_id) if self.holds_integers else item_id, PAD)
+        if type(item_id) is int:  # almost always, and much quicker to see than the rest
+            return self._index.get(item_id, PAD)
         if isinstance(item_id, bool) or not isinstance(item_id, Integral):
             return PAD
         return self._index.get(int(item_id), PAD)
@@ -103,6 +105,11 @@ class Vocabulary:
         found = pc.index_in(ids.cast(self.ids.type), value_set=self.ids)
         indices = pc.add(pc.fill_null(found, -1), 1)
         return np.asarray(indices, dtype=np.int32)
+
+    def encode_texts(self, ids: pa.Array) -> NDArray[np.int32]:
+        """Indices (n,) of a whole column of ids as text, each found as `index` finds it."""
+        found = pc.index_in(ids, value_set=self.ids.cast(pa.large_string()))
+        return np.asarray(pc.add(pc.fill_null(found, -1), 1), dtype=np.int32)
 
     def decode(self, indices: ArrayLike) -> list[ItemId]:
         """Original ids of item indices (n,) in 1..V."""

@@ -27,7 +27,16 @@ from recsys.models.text_tower import SENTENCES
 from recsys.models.transformer import Transformer
 from recsys.sequences import Ragged
 
-FREE = {"dropout", "attention_dropout", "mask_prob", "last_item_prob", "next_item_prob", "read", "id_dropout"}
+FREE = {
+    "dropout",
+    "attention_dropout",
+    "mask_prob",
+    "last_item_prob",
+    "next_item_prob",
+    "read",
+    "id_dropout",
+    "token_dropout",
+}
 """Settings of an encoder that no weight depends on; all others must be those of the bundle."""
 ITEM_ROWS = {"item_embedding.weight": (1, 1), "item_bias": (0, 0)}
 """Weights with a row an item -> rows before and after these (PAD and MASK), taken over as they are."""

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
+from anyio import to_thread
 from fastapi import FastAPI, Query, Request
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter
-from starlette.concurrency import run_in_threadpool
 
 from recsys.answers import Recommendations
 from recsys.errors import InputError
 from recsys.recommender import Recommender
+from recsys.vocabulary import ItemId
 from serving import schemas
 from serving.card import ModelCard, model_card
-from serving.middleware import REQUEST_ID_HEADER, VERSION_HEADER, Guard
+from serving.middleware import REQUEST_ID_HEADER, VERSION_HEADER, Cors, Gate, Guard
 from serving.page import add_page
 from serving.problems import RESPONSES, handle_problems
-from serving.service import Service, Settings, Similar
+from serving.service import Reply, Service, Settings, Similar
 from serving.watched import Watched
 
 _ANSWER = TypeAdapter(Recommendations)
 _ANSWERS = TypeAdapter(list[Recommendations])
+_IDS = TypeAdapter(Sequence[ItemId])
+
+_Found = TypeVar("_Found")
 
 
 def create_app(model: Recommender | Watched[Recommender], settings: Settings | None = None) -> FastAPI:
@@ -59,72 +63,76 @@ def create_app(model: Recommender | Watched[Recommender], settings: Settings | N
         responses=RESPONSES,
         lifespan=lifespan,
     )
-    keys = service.keys
-    app.add_middleware(
-        Guard,
-        metrics=service.metrics,
-        version=lambda: service.version,
-        keys=lambda: keys.value if keys else None,
-        deadline=settings.deadline,
-    )
-    if settings.origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
-            expose_headers=[VERSION_HEADER, REQUEST_ID_HEADER],
-        )
+    _add_middleware(app, service, settings)
     handle_problems(app)
     _add_recommendations(app, service)
+    _add_looks(app, service)
     _add_operations(app, service)
     add_page(app)
     return app
 
 
-def _add_recommendations(app: FastAPI, service: Service) -> None:
-    def told(request: Request, answers: list[Recommendations], body: Callable[[], bytes]) -> Response:
-        # What the schema says is what the dataclasses are: no need to check every answer against it.
-        request.state.model_version = answers[0].model_version
-        return Response(body(), media_type="application/json")
+def _add_middleware(app: FastAPI, service: Service, settings: Settings) -> None:
+    """The guard around CORS around the gate: what is added last stands outside."""
+    keys = service.keys
+    app.add_middleware(Gate, keys=lambda: keys.value if keys else None, deadline=settings.deadline)
+    if settings.origins:
+        app.add_middleware(
+            Cors,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
+            expose_headers=[VERSION_HEADER, REQUEST_ID_HEADER],
+        )
+    app.add_middleware(Guard, metrics=service.metrics, version=lambda: service.version)
 
+
+def _add_recommendations(app: FastAPI, service: Service) -> None:
     @app.post("/v1/recommend", response_model=schemas.RecommendResponse)
     async def recommend(asked: schemas.RecommendRequest, request: Request) -> Response:
         """What comes next after a history of original ids, or after the stored history of a user."""
         _one_of("history", asked.history, "user", asked.user)
         if asked.user is not None:
-            answers = await service.ask(service.histories_of([asked.user]), asked)
+            reply = await service.ask(service.histories_of([asked.user]), asked)
         else:
-            answers = await service.ask([schemas.items_of(asked.history or [])], asked)
-        return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
+            reply = await service.ask([schemas.items_of(asked.history or [])], asked)
+        return _single(request, reply)
 
     @app.post("/v1/recommend/batch", response_model=schemas.BatchResponse)
     async def recommend_batch(asked: schemas.BatchRequest, request: Request) -> Response:
         """The same for up to 256 histories, all answered by one model."""
         _one_of("histories", asked.histories, "users", asked.users)
         histories = service.histories_of(asked.users) if asked.users is not None else asked.histories
-        answers = await service.ask(histories or [], asked)
-        version = answers[0].model_version.encode()
-        return told(
-            request,
-            answers,
-            lambda: b'{"answers":%s,"model_version":"%s"}' % (_ANSWERS.dump_json(answers), version),
-        )
+        reply = await service.ask(histories or [], asked)
+        version = reply.answers[0].model_version
+        body = b'{"answers":%s,"unknown":%s,"model_version":"%s"}'
+        parts = _ANSWERS.dump_json(reply.answers), _IDS.dump_json(reply.unknown), version.encode()
+        return _told(request, version, body % parts)
 
     @app.post("/v1/similar", response_model=schemas.RecommendResponse)
     async def similar(asked: schemas.SimilarRequest, request: Request) -> Response:
         """Items like one item."""
-        answers = await service.ask([Similar(asked.item)], asked)
-        return told(request, answers, lambda: _ANSWER.dump_json(answers[0]))
+        return _single(request, await service.ask([Similar(asked.item)], asked))
 
+
+def _single(request: Request, reply: Reply) -> Response:
+    answer = reply.single
+    return _told(request, answer.model_version, _ANSWER.dump_json(answer))
+
+
+def _told(request: Request, version: str, body: bytes) -> Response:
+    # What the schema says is what the dataclasses are: no need to check every answer against it.
+    request.state.model_version = version
+    return Response(body, media_type="application/json")
+
+
+def _add_looks(app: FastAPI, service: Service) -> None:
     @app.post("/v1/score")
     async def score(asked: schemas.ScoreRequest, request: Request) -> schemas.ScoreResponse:
         """What the model makes of single items after a history, also of items that it never met."""
-        recommender = service.model.value
-        sent = schemas.items_of(asked.history), schemas.items_of(asked.items)
-        found = await run_in_threadpool(recommender.score, *sent)
-        request.state.model_version = recommender.model_version
-        return schemas.ScoreResponse(scores=found, model_version=recommender.model_version)
+        answer = await service.score(asked)
+        request.state.model_version = answer.model_version
+        return answer
 
     @app.get("/v1/items")
     async def items(
@@ -134,7 +142,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     ) -> schemas.ItemsResponse:
         """Items whose title or id contains the query; without one, the most frequent items."""
         recommender = service.model.value
-        found = await run_in_threadpool(recommender.search_items, query, limit)
+        found = await _in_thread(partial(recommender.search_items, query, limit))
         request.state.model_version = recommender.model_version
         return schemas.ItemsResponse(
             items=[schemas.FoundItem(**asdict(item)) for item in found],
@@ -147,7 +155,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         recommender = service.model.value
         request.state.model_version = recommender.model_version
         regions = service.availability is not None and service.availability.value.has_regions
-        return await run_in_threadpool(model_card, recommender, regions=regions)
+        return await _in_thread(partial(model_card, recommender, regions=regions))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
@@ -158,20 +166,30 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz")
     async def readyz(request: Request) -> schemas.Readiness:
-        """The model answers: one recommendation is made to see it."""
+        """The model answers: one recommendation is made to see it.
+
+        Problems may name folders and hosts: where keys are asked for, whoever has none learns which there
+        are and not what they say.
+        """
         anything = schemas.Filtered(k=1, exclude_seen=False)
         first = service.model.value.vocabulary.decode([1])
-        (answer,) = await service.ask([first], anything)
+        answer = (await service.ask([first], anything)).single
         request.state.model_version = answer.model_version
-        return schemas.Readiness(
-            status="ready", model_version=answer.model_version, problems=service.problems
-        )
+        problems = service.problems
+        if not request.state.trusted:
+            problems = dict.fromkeys(problems, "ask with a key, or see the log")
+        return schemas.Readiness(status="ready", model_version=answer.model_version, problems=problems)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Counts and latencies for Prometheus."""
         service.metrics.items.set(len(service.model.value.vocabulary))
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _in_thread(find: Callable[[], _Found]) -> _Found:
+    # At the deadline the request is answered at once; the thread ends by itself.
+    return await to_thread.run_sync(find, abandon_on_cancel=True)
 
 
 def _one_of(one: str, first: object, other: str, second: object) -> None:

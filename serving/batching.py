@@ -122,7 +122,7 @@ class Batcher(Generic[Asked, Answer]):
         self, batch: list[_Job[Asked, Answer]], size: int, begun: float, done: asyncio.Future[list[Answer]]
     ) -> None:
         self._running -= 1
-        self._expected = size
+        self._expected = min(size, self._most)  # one request may be more
         self._seconds = perf_counter() - begun
         error = done.exception()
         answers = iter([] if error else done.result())

@@ -35,7 +35,7 @@ class Metrics:
         )
         self._stages = Histogram(
             "recsys_stage_seconds",
-            "Time of a batch in each stage: queue (of its oldest question), filter, encode, search.",
+            "Time of a batch in each stage: queue (of its oldest question), filter, encode, search, score.",
             ["stage"],
             buckets=_SECONDS,
             registry=self._registry,

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from traceback import format_tb
 
-from fastapi.responses import JSONResponse
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,31 +65,19 @@ class _Request:
 
 
 class Guard:
-    """The middleware."""
+    """The outer middleware: what every answer has, whoever made it, and what is told of it."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        metrics: Metrics,
-        version: Callable[[], str],
-        keys: Callable[[], ApiKeys | None],
-        deadline: float,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, version: Callable[[], str]) -> None:
         """Wrap an application.
 
         Args:
-            app: what answers.
+            app: what answers, with a `Gate` in it.
             metrics: where requests are counted.
             version: the model in force, for answers that name no other.
-            keys: whose keys open the endpoint; None: it is open.
-            deadline: seconds from the first byte of a request to its answer.
         """
         self._app = app
         self._metrics = metrics
         self._version = version
-        self._keys = keys
-        self._deadline = deadline
         self._span = spans()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,8 +87,13 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         own = headers.get(REQUEST_ID_HEADER.lower(), "")
-        request = _Request(own if _OWN_ID.fullmatch(own) else uuid.uuid4().hex, perf_counter())
+        request = _Request(
+            own if _OWN_ID.fullmatch(own) else f"{random.getrandbits(128):032x}", perf_counter()
+        )
+        if not {"content-length", "transfer-encoding"} & headers.keys():
+            request.complete = True  # there is no body to wait for
         state = scope.setdefault("state", {})
+        state["guarded"] = request
 
         async def limited() -> Message:
             message = await receive()
@@ -123,22 +118,77 @@ class Guard:
 
         with self._span(f"{scope['method']} {scope['path']}"[:200], headers) as note:
             try:
-                refused = self._refused(scope["path"], headers)
-                if refused is not None:
-                    await refused(scope, receive, named)
-                else:
-                    await self._answer(scope, limited, named, request)
+                await self._app(scope, limited, named)
             finally:
                 self._tell(scope, request, state.get("model_version") or self._version())
                 note("http.response.status_code", request.status)
                 note("recsys.request_id", request.id)
 
-    def _refused(self, path: str, headers: dict[str, str]) -> JSONResponse | None:
+    def _tell(self, scope: Scope, request: _Request, version: str) -> None:
+        # The route's own pattern: a label for every path that somebody tries would never end.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        seconds = perf_counter() - request.start
+        self._metrics.requests.labels(route, str(request.status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        if _LOG.isEnabledFor(logging.INFO):
+            extra = {
+                "event": "request",
+                "request_id": request.id,
+                "method": scope["method"],
+                "route": route,
+                "status": request.status,
+                "ms": round(seconds * 1e3, 3),
+                "bytes": request.size,
+                "model_version": version,
+            }
+            _LOG.info("%s %s %s", scope["method"], route, request.status, extra=extra)
+
+
+class Cors(CORSMiddleware):
+    """Stands between the two others: what the gate refuses is readable too for the pages that may ask."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks whether it may ask; a refusal is a problem like any other."""
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < 400:
+            return answer
+        origin = request_headers["origin"]
+        detail = (
+            f"a page of {origin[:200]!r} may not ask so ({bytes(answer.body).decode()}); "
+            "`recsys serve --cors-origin` names the pages that may"
+        )
+        return problem(answer.status_code, detail, {"vary": "Origin"})
+
+
+class Gate:
+    """The inner middleware: who may ask, and for how long."""
+
+    def __init__(self, app: ASGIApp, *, keys: Callable[[], ApiKeys | None], deadline: float) -> None:
+        """Wrap an application.
+
+        Args:
+            app: what answers.
+            keys: whose keys open the endpoint; None: it is open.
+            deadline: seconds from the end of a request's headers to its answer; a thread that computes it
+                then goes on, though nobody waits.
+        """
+        self._app = app
+        self._keys = keys
+        self._deadline = deadline
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope["state"]
         keys = self._keys()
-        if keys is None or path in OPEN or keys.name_of(headers.get("authorization", "")):
-            return None
-        detail = "this endpoint asks for a key; send it as `Authorization: Bearer KEY`"
-        return problem(401, detail, {"WWW-Authenticate": "Bearer"})
+        state["trusted"] = keys is None or bool(keys.name_of(Headers(scope=scope).get("authorization", "")))
+        if state["trusted"] or scope["path"] in OPEN:
+            await self._answer(scope, receive, send, state["guarded"])
+        else:
+            detail = "this endpoint asks for a key; send it as `Authorization: Bearer KEY`"
+            await problem(401, detail, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request: _Request) -> None:
         try:
@@ -162,22 +212,3 @@ class Guard:
             trace = "".join(format_tb(failed.__traceback__))
             _LOG.error("request %s failed: %s\n%s", request.id, type(failed).__name__, trace, extra=extra)
         await answer(scope, receive, send)
-
-    def _tell(self, scope: Scope, request: _Request, version: str) -> None:
-        # The route's own pattern: a label for every path that somebody tries would never end.
-        route = getattr(scope.get("route"), "path", "unmatched")
-        seconds = perf_counter() - request.start
-        self._metrics.requests.labels(route, str(request.status)).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
-        if _LOG.isEnabledFor(logging.INFO):
-            extra = {
-                "event": "request",
-                "request_id": request.id,
-                "method": scope["method"],
-                "route": route,
-                "status": request.status,
-                "ms": round(seconds * 1e3, 3),
-                "bytes": request.size,
-                "model_version": version,
-            }
-            _LOG.info("%s %s %s", scope["method"], route, request.status, extra=extra)

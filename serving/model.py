@@ -57,7 +57,7 @@ class Model(Watched[Recommender]):
             deadline = time.monotonic() + LONGEST_DRAIN
             while former() is not None and time.monotonic() < deadline:
                 time.sleep(0.05)
-                gc.collect()
+            gc.collect()
             _give_memory_back()
         return swapped
 
@@ -94,6 +94,9 @@ def load_checked(folder: Path, backend: Backend | None = None, engine: Engine = 
 def check(recommender: Recommender) -> None:
     """Ask a loaded model a few questions whose answers can be judged.
 
+    What the first question of its kind makes ready, such as vectors of length 1 or titles in lower case, the
+    first client need not wait for.
+
     Raises:
         InputError: it does not answer, or its index does not find what exact search finds.
     """
@@ -105,6 +108,8 @@ def check(recommender: Recommender) -> None:
         raise InputError(
             f"{where} answers a history of {len(rows)} items with nothing; train the model again"
         )
+    recommender.similar(recommender.vocabulary.decode(rows[:1])[0])
+    recommender.search_items("")
     index = recommender.index
     if not isinstance(index, AnnoyIndex):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
@@ -36,8 +37,9 @@ def _encodable(value: _Sent) -> _Sent:
     return value
 
 
-Id = Annotated[StrictInt | StrictStr, AfterValidator(_encodable)]
-Value = Annotated[StrictInt | StrictFloat | StrictStr | StrictBool, AfterValidator(_encodable)]
+_Text = Annotated[StrictStr, AfterValidator(_encodable)]
+Id = StrictInt | _Text
+Value = StrictInt | StrictFloat | _Text | StrictBool
 Name = Annotated[str, AfterValidator(_encodable)]
 _AnswersField = Field(ge=1, le=MOST_ANSWERS, description="how many answers at most")
 Answers = Annotated[int, _AnswersField]
@@ -47,6 +49,19 @@ AnswersInJson = Annotated[StrictInt, _AnswersField]
 Ids = Annotated[list[Id], Field(max_length=LONGEST_HISTORY)]
 MOST_TEXTS = 100
 """Described items of a request: a model reads each of them before it answers."""
+
+
+def _finite(value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError("expected a finite number")
+    return number
+
+
+Score = Annotated[StrictFloat | StrictInt, AfterValidator(_finite)]
 
 
 class Request(BaseModel):
@@ -103,8 +118,8 @@ class Filtered(Request):
     max_per: dict[Name, Annotated[StrictInt, Field(ge=1, le=MOST_ANSWERS)]] = Field(
         default_factory=dict, description="attribute -> how many answers may share a value of it"
     )
-    min_score: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
-        None, description="answers must score at least this, on the model's own scale"
+    min_score: Score | None = Field(
+        None, description="answers must score at least this, on the scale of the answer's own scores"
     )
     region: Name | None = Field(None, description="where an item must be available; default: anywhere")
 
@@ -198,7 +213,9 @@ class RecommendResponse(BaseModel):
     """Ranked items."""
 
     items: list[Item] = Field(description="best first")
-    unknown: list[int | str] = Field(description="ids of the request that the model does not know")
+    unknown: list[int | str] = Field(
+        description="ids of the request that the model does not know; in a batch, of this history"
+    )
     fallback: Literal["recent popularity"] | None = Field(
         description="what answered because no known item was in the history"
     )
@@ -210,6 +227,7 @@ class BatchResponse(BaseModel):
     """An answer to each history, all of one model."""
 
     answers: list[RecommendResponse] = Field(description="in the order of the request")
+    unknown: list[int | str] = Field(description="ids of the filters that the model does not know")
     model_version: str
 
 

@@ -18,6 +18,7 @@ from serving.service import Settings
 from serving.watched import Watched
 
 GRACE = 30  # seconds that requests under way are given when the server is told to stop
+SPARE_CONNECTIONS = 256  # beside those whose question waits; beyond, whoever comes gets 503 at once
 
 
 def serve(
@@ -56,6 +57,7 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE,
+        limit_concurrency=(settings or Settings()).waiting + SPARE_CONNECTIONS,
     )
     try:
         with listener, contextlib.suppress(KeyboardInterrupt):

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
+from recsys.answering import stage_of
 from recsys.answers import Filters, Question, Recommendations
 from recsys.errors import InputError
 from recsys.item_texts import ItemText
@@ -21,6 +22,8 @@ from serving.metrics import Metrics
 from serving.security import ApiKeys
 from serving.tables import Availability, Histories
 from serving.watched import Watched, Watcher, stamp
+
+WAITING_SCORES = 32  # requests; each may hold thousands of items
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,33 @@ class Asked:
     filters: schemas.Filtered
 
 
+@dataclass(frozen=True)
+class Answered:
+    """An answer, or what is wrong with the question.
+
+    Attributes:
+        answer: names the unknown ids of its history.
+        unknown: ids of the filters that the model does not know; one list for all questions of a request.
+    """
+
+    answer: Recommendations | Exception
+    unknown: Sequence[ItemId] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answers to one request; attributes as of `Answered`."""
+
+    answers: list[Recommendations]
+    unknown: Sequence[ItemId]
+
+    @property
+    def single(self) -> Recommendations:
+        """The answer to the only question; it names all unknown ids."""
+        (answer,) = self.answers
+        return answer.naming(self.unknown)
+
+
 class Service:
     """Answers questions in batches with whatever is in force at that moment."""
 
@@ -77,14 +107,14 @@ class Service:
             InputError: one cannot be read.
         """
         self.model = model
-        self.availability = _watched("availability", settings.availability, Availability.read)
+        self.availability = _watched("availability", settings.availability, self._read_availability)
         self.histories = _watched("histories", settings.histories, Histories.read)
         self.keys = _watched("keys", settings.keys, ApiKeys.read)
         tables = (self.availability, self.histories, self.keys)
         self.watched: list[Watched[Any]] = [model, *(each for each in tables if each is not None)]
         self.metrics = Metrics(self.watched)
         self.watcher = Watcher(self.watched, settings.watch)
-        self._batcher = Batcher[Asked, Recommendations | InputError](
+        self._batcher = Batcher[Asked, Answered](
             self._answer,
             window=settings.window,
             most=settings.most,
@@ -92,6 +122,15 @@ class Service:
             threads=settings.threads,
             observe=self.metrics.batch,
         )
+        # Beside the others, so that however much is to be scored does not keep them waiting.
+        self._scoring = Batcher[schemas.ScoreRequest, schemas.ScoreResponse](
+            self._score, window=0, most=1, waiting=min(WAITING_SCORES, settings.waiting)
+        )
+
+    def _read_availability(self, path: Path) -> Availability:
+        table = Availability.read(path)
+        table.mask(self.model.value.vocabulary, None)  # looks its items up before a request has to
+        return table
 
     def start(self) -> None:
         """Begin to watch."""
@@ -101,6 +140,7 @@ class Service:
         """Watch no longer, and let the threads go."""
         self.watcher.stop()
         self._batcher.close()
+        self._scoring.close()
 
     @property
     def version(self) -> str:
@@ -114,18 +154,30 @@ class Service:
 
     async def ask(
         self, whats: Sequence[Sequence[ItemId | ItemText] | Similar], filters: schemas.Filtered
-    ) -> list[Recommendations]:
+    ) -> Reply:
         """Answers of one model to the questions of one request.
 
         Raises:
             InputError: one of the questions is wrong.
             Overloaded: too many are waiting.
         """
-        answers = await self._batcher.ask([Asked(what, filters) for what in whats])
-        for answer in answers:
-            if isinstance(answer, InputError):
-                raise answer
-        return [answer for answer in answers if not isinstance(answer, InputError)]
+        found = await self._batcher.ask([Asked(what, filters) for what in whats])
+        answers = []
+        for each in found:
+            if isinstance(each.answer, Exception):
+                raise each.answer
+            answers.append(each.answer)
+        return Reply(answers, found[0].unknown)
+
+    async def score(self, asked: schemas.ScoreRequest) -> schemas.ScoreResponse:
+        """What the model makes of single items after a history.
+
+        Raises:
+            InputError: the model cannot score them.
+            Overloaded: too many are waiting.
+        """
+        (answer,) = await self._scoring.ask([asked])
+        return answer
 
     def histories_of(self, users: Sequence[ItemId]) -> list[list[ItemId]]:
         """Stored histories.
@@ -146,15 +198,37 @@ class Service:
             raise HTTPException(404, f"no history is stored of {shown}; send `history` instead")
         return [found[user] or [] for user in users]
 
-    def _answer(self, batch: list[Asked]) -> list[Recommendations | InputError]:
-        """In a thread: answers of the model that is in force when the batch begins."""
+    def _answer(self, batch: list[Asked]) -> list[Answered]:
+        """In a thread: answers of the model that is in force when the batch begins.
+
+        Where the batch fails, its requests are answered one by one, and only those that fail alone do.
+        """
         recommender = self.model.value
+        try:
+            return self._answer_together(recommender, batch)
+        except Exception:
+            requests: dict[int, list[int]] = {}
+            for place, each in enumerate(batch):
+                requests.setdefault(id(each.filters), []).append(place)
+            answers: dict[int, Answered] = {}
+            for places in requests.values():
+                try:
+                    found = self._answer_together(recommender, [batch[place] for place in places])
+                except Exception as error:
+                    found = [Answered(error)] * len(places)
+                answers |= zip(places, found, strict=True)
+            return [answers[place] for place in range(len(batch))]
+
+    def _answer_together(self, recommender: Recommender, batch: list[Asked]) -> list[Answered]:
         table = self.availability.value if self.availability else None
         filters: dict[int, Filters] = {}  # one for the questions of a request, which share their masks
+        unknown: dict[int, list[ItemId]] = {}
         for each in batch:
-            if id(each.filters) not in filters:
+            request = id(each.filters)
+            if request not in filters:
                 mask = table and table.mask(recommender.vocabulary, each.filters.region)
-                filters[id(each.filters)] = each.filters.filters(mask)
+                filters[request] = each.filters.filters(mask)
+                unknown[request] = filters[request].unknown_to(recommender.vocabulary)
         questions = [
             Question(each.what, each.filters.k, filters[id(each.filters)])
             for each in batch
@@ -162,20 +236,35 @@ class Service:
         ]
         answers = iter(recommender.answer(questions, self.metrics.stage) if questions else [])
         return [
-            _similar(recommender, each.what.item, each.filters.k, filters[id(each.filters)])
-            if isinstance(each.what, Similar)
-            else next(answers)
+            Answered(
+                self._similar(recommender, each.what.item, each.filters.k, filters[id(each.filters)])
+                if isinstance(each.what, Similar)
+                else next(answers),
+                unknown[id(each.filters)],
+            )
             for each in batch
         ]
 
+    def _similar(
+        self, recommender: Recommender, item: ItemId, k: int, filters: Filters
+    ) -> Recommendations | InputError:
+        try:
+            with stage_of("search", self.metrics.stage):
+                return recommender.answer_similar(item, k, filters)
+        except InputError as error:
+            return error
 
-def _similar(
-    recommender: Recommender, item: ItemId, k: int, filters: Filters
-) -> Recommendations | InputError:
-    try:
-        return recommender.answer_similar(item, k, filters)
-    except InputError as error:
-        return error
+    def _score(self, batch: list[schemas.ScoreRequest]) -> list[schemas.ScoreResponse]:
+        """In a thread of its own."""
+        recommender = self.model.value
+        with stage_of("score", self.metrics.stage):
+            return [
+                schemas.ScoreResponse(
+                    scores=recommender.score(schemas.items_of(each.history), schemas.items_of(each.items)),
+                    model_version=recommender.model_version,
+                )
+                for each in batch
+            ]
 
 
 def _watched(name: str, path: Path | None, read: Any) -> Watched[Any] | None:  # noqa: ANN401

@@ -6,7 +6,9 @@ Shapes: `V` items of a model, `R` rows of a table.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,9 @@ ITEM, AVAILABLE, REGION, STARTS, EXPIRES = "item", "available", "region", "start
 SEQUENCE, ITEMS = "sequence", "items"
 EVERYWHERE, ANYWHERE, NOWHERE = -1, -2, -3  # beside the codes of regions: of a row, and of a question
 KEPT_MASKS = 64  # each of V bytes, until something starts or expires
+KEPT_ROWS = 2  # vocabularies: while a new model takes over, two are asked
+
+_LOG = logging.getLogger("recsys.serving")
 
 
 class Availability:
@@ -50,6 +55,7 @@ class Availability:
                 f"{where} has columns {', '.join(table.column_names)}; expected `item` and any of "
                 f"{', '.join(known[1:])}"
             )
+        self._where = where
         self.items = _cast(table, ITEM, pa.large_string(), where)
         there = _cast(table, AVAILABLE, pa.bool_(), where).fill_null(True)
         regions = _cast(table, REGION, pa.large_string(), where).dictionary_encode()
@@ -58,6 +64,7 @@ class Availability:
         starts, expires = (_seconds(table, name, where) for name in (STARTS, EXPIRES))
         self._starts = np.nan_to_num(starts, nan=-np.inf)
         self._expires = np.where(np.asarray(there), np.nan_to_num(expires, nan=np.inf), -np.inf)
+        self._rows: dict[str, NDArray[np.int32]] = {}
         self._masks: dict[tuple[str, int], tuple[float, NDArray[np.bool_]]] = {}
 
     @classmethod
@@ -67,13 +74,7 @@ class Availability:
         Raises:
             InputError: it cannot be read, or is no such table.
         """
-        try:
-            empty = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-            csv = file.suffix == ".csv"
-            table = pa.csv.read_csv(file, convert_options=empty) if csv else pq.read_table(file)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{file} cannot be read as a table ({error}); give .csv or .parquet") from error
-        return cls(table, str(file))
+        return cls(read_table(file, texts=(ITEM, REGION)), str(file))
 
     @property
     def has_regions(self) -> bool:
@@ -92,7 +93,7 @@ class Availability:
         code = ANYWHERE if region is None else self._codes.get(region, NOWHERE)
         until, mask = self._masks.get((vocabulary.hash, code), (-np.inf, None))
         if mask is None or now >= until:
-            rows = vocabulary.encode(self.items.to_pylist())
+            rows = self._rows_in(vocabulary)
             fits = (self._starts <= now) & (now < self._expires)
             if code != ANYWHERE:
                 fits &= (self._regions == EVERYWHERE) | (self._regions == code)
@@ -106,6 +107,21 @@ class Availability:
                 self._masks.clear()
             self._masks[vocabulary.hash, code] = until, mask
         return mask
+
+    def _rows_in(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
+        """(R,) item indices, 0 where a model does not know the item; looked up once for each vocabulary."""
+        rows = self._rows.get(vocabulary.hash)
+        if rows is None:
+            rows = vocabulary.encode_texts(self.items)
+            unknown = int((rows == 0).sum())
+            if unknown:
+                extra = {"event": "unknown_items", "what": "availability"}
+                told = f"{unknown:,} of {len(rows):,} rows of {self._where} are of items unknown to the model"
+                _LOG.warning(told, extra=extra)
+            if len(self._rows) >= KEPT_ROWS:
+                self._rows.clear()
+            self._rows[vocabulary.hash] = rows
+        return rows
 
 
 class Histories:
@@ -123,6 +139,7 @@ class Histories:
             self._users = Vocabulary(ids)
         except InputError as error:
             raise InputError(f"the ids of {where} do not name one history each ({error})") from error
+        self._users.index(0)  # makes its look-up now, not in the first request
         self._items = items
 
     @classmethod
@@ -157,6 +174,30 @@ class Histories:
         """The history of a user; None where there is none stored."""
         row = self._users.index(user)
         return (self._items[row - 1].as_py() or []) if row else None
+
+
+def read_table(file: Path, texts: Collection[str] | None = None) -> pa.Table:
+    """A `.parquet` file, or a `.csv` with a header, in which nothing stands for no value.
+
+    Args:
+        file: the table.
+        texts: columns of a CSV that are text whatever they look like, for `007` is no number; None: all.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if file.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{file} shall hold ids; expected a .csv with a header, or .parquet")
+    try:
+        if file.suffix == ".parquet":
+            return pq.read_table(file)
+        with pa.csv.open_csv(file) as peeked:
+            names = peeked.schema.names
+        as_text = {name: pa.large_string() for name in names if texts is None or name in texts}
+        options = pa.csv.ConvertOptions(column_types=as_text, null_values=[""], strings_can_be_null=True)
+        return pa.csv.read_csv(file, convert_options=options)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file} cannot be read as {file.suffix[1:]} ({error}); write it anew") from error
 
 
 def _cast(table: pa.Table, name: str, kind: pa.DataType, where: str) -> pa.Array:

@@ -29,6 +29,8 @@ def spans() -> Span:
         return _nothing
     from opentelemetry import propagate, trace
 
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # nobody has set one up
+        return _nothing
     tracer = trace.get_tracer("recsys.serving")
 
     @contextmanager

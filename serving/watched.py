@@ -91,7 +91,10 @@ class Watched(Generic[T]):
 
 
 class Watcher:
-    """A thread that refreshes watched values every so often, from `start` to `stop`."""
+    """A thread for each of some watched values that refreshes it every so often, from `start` to `stop`.
+
+    Each has its own, so that a revoked key need not wait until a large model is loaded.
+    """
 
     def __init__(self, watched: Sequence[Watched[Any]], seconds: float) -> None:
         """Say what to watch.
@@ -107,16 +110,17 @@ class Watcher:
     def start(self) -> None:
         """Begin to watch, perhaps again."""
         self._stopped = threading.Event()
-        threading.Thread(target=self._run, args=[self._stopped], name="watcher", daemon=True).start()
+        for each in self._watched:
+            name = f"watcher of {each.name}"
+            threading.Thread(target=self._run, args=[each, self._stopped], name=name, daemon=True).start()
 
     def stop(self) -> None:
         """Watch no longer; a load under way is not waited for."""
         self._stopped.set()
 
-    def _run(self, stopped: threading.Event) -> None:
+    def _run(self, watched: Watched[Any], stopped: threading.Event) -> None:
         while not stopped.wait(self._seconds):
-            for each in self._watched:
-                each.refresh()
+            watched.refresh()
 
 
 def stamp(path: Path) -> Seen:

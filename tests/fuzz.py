@@ -48,6 +48,9 @@ ODD = (
 )
 BYTES = (b"\x00", b"\xff", b"\xfe\xff", b"\xc3", b"\x1f\x8b", b"\r", b"\n", b"\n\n", b"PAR1", b"\x80\x80")
 
+PLAIN = {"csv": ",", "tsv": "\t", "atomic": "\t", "movielens": "::", "pairs": " "}
+"""Formats of one event a line, which `plain_reading` reads too -> what separates their fields."""
+
 Generator = np.random.Generator
 
 
@@ -161,6 +164,18 @@ def _columns(content: bytes, generator: Generator) -> bytes:
 ACCIDENTS = (_cut, _insert, _overwrite, _odd_field, _odd_field, _lines, _encoding, _columns)
 
 
+def plain_reading(kind: str, content: bytes, header: int) -> dict[str, list[str]]:
+    """User -> items by time, then by line; an event twice is one, where there are times."""
+    fields = [line.split(PLAIN[kind]) for line in content.decode().split("\n")[header:] if line]
+    if kind != "pairs":
+        fields = list({(user, item, more[-1]): [user, item, *more] for user, item, *more in fields}.values())
+        fields.sort(key=lambda each: int(each[-1]))
+    users: dict[str, list[str]] = {}
+    for user, item, *_ in fields:
+        users.setdefault(user, []).append(item)
+    return users
+
+
 def check_one(folder: Path, seed: int) -> str:
     """Prepare one mutated log and hold the outcome to its promise.
 
@@ -180,7 +195,7 @@ def check_one(folder: Path, seed: int) -> str:
         content = _cut(content, generator) if generator.random() < 0.5 else content
     file.write_bytes(content)
     out = folder / f"out{seed}"
-    config = _config(kind, file, out)
+    config = fuzz_config(kind, file, out)
     try:
         report = prepare(config)
     except InputError as error:
@@ -200,7 +215,7 @@ def check_one(folder: Path, seed: int) -> str:
     return outcome
 
 
-def _config(kind: str, path: Path, out: Path) -> ExperimentConfig:
+def fuzz_config(kind: str, path: Path, out: Path) -> ExperimentConfig:
     columns = {"time": "time"} if kind in ("csv", "tsv", "jsonl", "parquet") else {}
     data = {"path": str(path), "format": kind, "columns": columns}
     return build_config({"name": "fuzz", "prepared": str(out), "data": data}, where="fuzz")
@@ -225,7 +240,7 @@ def check_appended(folder: Path, seed: int) -> str:
     log, out = folder / f"nights{seed}", folder / f"out{seed}"
     log.mkdir()
     (log / "night-1").write_bytes(sound_log(kind, generator))
-    config = _config(kind, log / "night-*", out)
+    config = fuzz_config(kind, log / "night-*", out)
     items = append(config).manifest["counts"]["items"]
     files = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     before = PreparedData.load(out)

@@ -21,6 +21,12 @@ class Server:
         self.log = log
         self.client = httpx.Client(base_url=address, timeout=30)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port."""
+        host, port = self.address.removeprefix("http://").split(":")
+        return host, int(port)
+
     def ask(self, **body: object) -> httpx.Response:
         return self.client.post("/v1/recommend", json=body)
 

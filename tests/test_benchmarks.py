@@ -20,7 +20,7 @@ from recsys.evaluation import evaluate
 from recsys.floors import FLOORS
 from recsys.history import read_history
 from recsys.sequences import Ragged
-from tests.benchmarks import peers, prepare_scale, results
+from tests.benchmarks import export_speed, peers, prepare_scale, results
 from tests.benchmarks.measure import rules_of
 from tests.benchmarks.readme import quality, rendered
 from tests.benchmarks.run import main, training_seconds
@@ -199,7 +199,9 @@ def test_a_generated_log_is_prepared_and_becomes_a_line_of_the_table(
     counts = found["counts"]
     assert (counts["events_read"], counts["sequences"]) == (3000, 120)
     assert 2950 < counts["events"] < 3000  # the copies have gone
-    assert 100 < found["peak_mib"] < 1000
+    assert (
+        found["peak_mib"] > 100
+    )  # no upper bound: a child's peak counts what its parent held when it was made
     line = prepare_scale.table([{**found, "events": 1}, {**found, "seconds": 9.6, "peak_mib": 512}])
     assert line.splitlines()[-1].startswith("| 3,000 | 120, 11, ")
     assert f"| 10 s | {found['cpu_seconds']:.0f} s | 0.50 GiB |" in line
@@ -394,3 +396,18 @@ def test_tables_are_made_of_the_newest_settings_of_one_rule(tmp_path: Path) -> N
         rendered("<!-- table d pop-100 -->\n<!-- end -->\n", tmp_path / "results.jsonl")
     with pytest.raises(SystemExit, match="the part `table d` has no `<!-- end -->`"):
         rendered("<!-- table d -->\n| x |\n<!-- reference -->\n", tmp_path / "results.jsonl")
+
+
+def test_the_export_table_sets_ours_beside_the_fastest_library() -> None:
+    rates = {
+        "recbole": {"10": [50.0, 70.0, 60.0], "100": [40.0]},
+        "rectools": {"10": [30.0], "100": [45.0]},
+        "ours": {"10": [180.0], "100": [90.0]},
+    }
+    older = {"data": "yelp", "users": 7, "rates": {"ours": {"10": [1.0], "100": [1.0]}}}
+    lines = export_speed.table([older, {"data": "yelp", "users": 1234, "rates": rates}]).splitlines()
+    assert lines[0] == "| data | k | RecTools | RecBole | ours |"
+    assert lines[2:] == [
+        "| yelp, 1,234 users | 10 | 30 | 60 | 180, **3.0 times the fastest** |",
+        "| yelp, 1,234 users | 100 | 45 | 40 | 90, **2.0 times the fastest** |",
+    ]

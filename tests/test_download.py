@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import json
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from data_prep.download import DATASETS, Archive, Dataset, dataset_named, download
 from data_prep.prepare import prepare
+from recsys.cli import app
 from recsys.config import load_config
 from recsys.errors import InputError
 
@@ -124,10 +124,13 @@ def test_what_is_not_what_the_publisher_states_is_deleted(tmp_path: Path, site: 
         download(films(site, "md5:00"), tmp_path)
     assert not list((tmp_path / ".ml.part").iterdir())
     whole = gzip.compress(b"{}\n" * 100)
-    site.files["r.json.gz"] = whole[:-9]
     reviews = Dataset("r", (Archive(f"{site.address}/r.json.gz"),), "free", "")
-    with pytest.raises(InputError, match=r"r\.json\.gz from .*: it is no sound gzip file; it was deleted"):
-        download(reviews, tmp_path)
+    flipped = whole[:12] + bytes([whole[12] ^ 0xFF]) + whole[13:]
+    for bad in (whole[:-9], flipped, b"", gzip.compress(b"")):
+        (tmp_path / ".r.part").mkdir(exist_ok=True)
+        (tmp_path / ".r.part/r.json.gz").write_bytes(bad)
+        with pytest.raises(InputError, match=r"r\.json\.gz from .*: it is no sound gzip file; it was delet"):
+            download(reviews, tmp_path)
     site.files["r.json.gz"] = whole
     assert (download(reviews, tmp_path)[0] / "r.json.gz").read_bytes() == whole
 
@@ -170,6 +173,16 @@ def test_every_data_set_has_a_configuration_that_reads_its_folder(tmp_path: Path
         dataset_named("ml1m")
 
 
+def test_the_next_command_names_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "ml-100k"
+    folder.mkdir()
+    for name in ("u.data", "u.item", "README"):
+        (folder / name).touch()
+    app(["download", "ml-100k", "--out", str(tmp_path)], standalone_mode=False)
+    command = f"recsys prepare configs/ml-100k.yaml data.format=movielens data.path={folder}"
+    assert command in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_counts_other_than_the_published_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_bytes(RATINGS)
     overrides = [f"data.path={tmp_path}", f"prepared={tmp_path / 'out'}", "clean={}", "data.item_columns={}"]
@@ -181,4 +194,6 @@ def test_counts_other_than_the_published_are_refused(tmp_path: Path) -> None:
         prepare(config)
     assert not (tmp_path / "out").exists()
     manifest = prepare(load_config(ROOT / "configs/ml-1m.yaml", [*overrides, "expect={events: 3}"])).manifest
-    assert json.dumps(manifest["counts"])
+    assert manifest["counts"]["events"] == 3
+    with pytest.raises(InputError, match=r"gives 3 events instead of 4 \(`expect`\)"):  # reused or not
+        prepare(load_config(ROOT / "configs/ml-1m.yaml", [*overrides, "expect={events: 4}"]))

@@ -4,10 +4,13 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as postgresql
+import numpy as np
+import pyarrow as pa
 import pytest
 import redis
 
@@ -15,7 +18,8 @@ from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.recommender import Recommender
 from serving.export import Shard, Wanted, export
-from serving.export.wanted import known_what
+from serving.export.sql import SqlSink
+from serving.export.wanted import Part, known_what
 from tests.export_world import read, world
 from tests.postgres import PASSWORD, postgres_server
 from tests.redis_server import redis_server
@@ -98,6 +102,40 @@ def test_killed_resumed_and_replaced(
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("other", [3, 2])
+def test_of_two_exports_at_once_readers_see_one_and_whole(
+    servers: dict[str, str], recommender: Recommender, data: PreparedData, place: str, other: int
+) -> None:
+    address = servers[place]
+
+    def meanwhile(done: int, _: int) -> None:
+        if done == 10:
+            export(recommender, data, address, Wanted(k=other), block=5)
+
+    with pytest.raises(InputError, match=r"refused|has finished meanwhile"):
+        export(recommender, data, address, Wanted(k=3), block=5, progress=meanwhile)
+    seen = read(address)
+    assert len(seen) == 26 and dict(seen) == lists(recommender, data, other)
+    export(recommender, data, address, Wanted(k=3), block=5)
+    assert dict(read(address)) == lists(recommender, data, 3)
+
+
+@pytest.mark.parametrize("place", PLACES[:2])
+def test_a_part_that_arrives_after_its_sender_was_killed_is_stored_once(
+    servers: dict[str, str], recommender: Recommender, data: PreparedData, place: str
+) -> None:
+    part = Part(0, 0, np.arange(2))
+    killed, sink = (SqlSink(servers[place], "late", Wanted()) for _ in range(2))
+    with closing(killed), closing(sink):
+        table = pa.table({"sequence": ["a", "b"], "model_version": ["1", "1"]})
+        assert killed.begin("plan", table.schema) == sink.begin("plan", table.schema) == {}
+        for each in (killed, sink):
+            each.put(part, table, {"rows": 2})
+        assert sink.publish([part], {"counts": {"rows": 2}}) == []
+    assert rows_of(servers[place], "SELECT sequence FROM late ORDER BY 1") == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_shards_appear_together(
     servers: dict[str, str], recommender: Recommender, data: PreparedData, place: str
 ) -> None:
@@ -141,6 +179,18 @@ def test_views_and_strangers_tables_are_safe(
     rows_of(address, "CREATE TABLE payroll (name TEXT)")
     with pytest.raises(InputError, match="table payroll exists and no export wrote it; name another"):
         export(recommender, data, address, table="payroll")
+    rows_of(address, 'CREATE TABLE "Wages" (a TEXT, b TEXT, c TEXT, d TEXT, e TEXT)')
+    rows_of(address, """INSERT INTO "Wages" VALUES ('1', '2', '3', '4', '5')""")
+    if place == "sqlite":  # where the case of a name says nothing
+        with pytest.raises(InputError, match="table wages exists and no export wrote it"):
+            export(recommender, data, address, table="wages")
+    else:
+        export(recommender, data, address, Wanted(k=2), table="wages")
+        assert rows_of(address, "SELECT count(*) FROM wages") == [(26,)]
+    assert rows_of(address, 'SELECT e FROM "Wages"') == [("5",)]
+    for name in ("order", "Recs"):
+        export(recommender, data, address, Wanted(k=2), table=name)
+        assert rows_of(address, f'SELECT count(*) FROM "{name}"') == [(26,)]
     with pytest.raises(InputError, match=r"nightly exists with columns sequence, items, .* has item, vector"):
         export(recommender, data, address, Wanted(what="item-vectors"), table="nightly")
     with pytest.raises(InputError, match="table `a; drop`: expected letters, digits and `_`"):

@@ -26,6 +26,10 @@ COLUMNS = {
     "price": pa.chunked_array([[1.5, 2.0, None, 0.5, 9.0]]),
     "title": pa.chunked_array([["b", "a", None, "c", "a"]]),
     "genres": pa.chunked_array([[["rock", "jazz"], [], None, ["jazz"], ["folk", "folk"]]]),
+    "large": pa.chunked_array([[0, 2**60 + 1]]),
+    "narrow": pa.chunked_array([pa.array([0.1, 0.2], pa.float32())]),
+    "box": pa.chunked_array([[{"a": 1}, None]]),
+    "kind": pa.chunked_array([pa.array(["a", "b"]).dictionary_encode()]),
     "new": pa.chunked_array([[True, False, None, True, False]]),
 }
 
@@ -39,6 +43,14 @@ COLUMNS = {
         ("year", {"==": None}, [1]),
         ("year", {">=": 1990, "<=": 1995}, [0, 2, 4]),
         ("year", {">=": 1990.5}, [2, 3]),
+        ("year", {">=": -1e300, "<=": 1e300}, [0, 2, 3, 4]),
+        ("large", {">=": 2.5}, [1]),
+        ("large", {"<=": 0.5}, [0]),
+        ("narrow", {"<=": 0.1}, [0]),
+        ("narrow", {">=": 0.2}, [1]),
+        ("narrow", {"==": 0.1}, [0]),
+        ("box", [], []),
+        ("box", [None], [1]),
         ("year", {"in": [1990, 2000], ">=": 1995}, [3]),
         ("year", {"in": []}, []),
         ("year", {}, [0, 1, 2, 3, 4]),
@@ -75,6 +87,8 @@ def test_times_are_compared_with_text() -> None:
         ("year", {"<=": 2**70}, r"not to be compared by <= with 1180591620717411303424"),
         ("year", {"<=": [1]}, r"not to be compared by <= with \[1\]"),
         ("title", {"<=": 3}, r"is of type string, not to be compared by <= with 3"),
+        ("box", ["x"], r"is of type struct<a: int64>, and one of \['x'\] is not"),
+        ("kind", ["a"], r"is of type dictionary<.*>, and one of \['a'\] is not"),
         ("new", {">=": "x"}, r"is of type bool, not to be compared by >= with 'x'"),
     ],
 )
@@ -136,11 +150,12 @@ def test_k_come_whenever_k_may_and_else_the_answer_says_why(recommender: Recomme
     assert short.fewer_because == "no further item may come with at most 2 of each `year`"
     ranked = recommender.recommend(seen, k=N_ITEMS)
     assert ranked.fewer_because == "only 238 of 240 items may come (exclude_seen)"
-    least = ranked.items[4].score
+    least = ranked.items[0].score
     cut = recommender.recommend(seen, k=50, min_score=least)
-    assert cut.items == [item for item in ranked.items if item.score >= least][:50]
-    if len(cut.items) < 50:
-        assert cut.fewer_because == f"only {len(cut.items)} items that may come score at least {least:g}"
+    assert cut.items == [item for item in ranked.items if item.score >= least] and len(cut.items) < 50
+    assert cut.fewer_because == f"only {len(cut.items)} items that may come score at least {least:g}"
+    assert recommender.recommend(seen, k=5, min_score=1e300).items == []
+    assert recommender.recommend(seen, k=5, min_score=-1e300).items == ranked.items[:5]
     few = recommender.recommend(seen, k=3, allow=["i2", "i9"], where={"year": {"<=": 1999}})
     assert few.fewer_because == "only 1 of 240 items may come (allow, where, exclude_seen)"
     popular = recommender.recommend([], k=3, max_per={"genres": 1})

@@ -137,6 +137,13 @@ def test_items_show_their_text_alone_now_and_then(songs: PreparedData) -> None:
     assert not shown[np.array(COLD) - 1].any()
 
 
+def test_a_step_reads_some_of_the_tokens(songs: PreparedData) -> None:
+    model = fresh_encoder(model_of(token_dropout=0.5, id_dropout=0.0), songs.items, songs.training())
+    with torch.no_grad():
+        assert not torch.equal(model.train().outputs()[0], model.outputs()[0])
+        assert torch.equal(model.eval().outputs()[0], model.outputs()[0])
+
+
 def test_a_bundle_carries_the_tower(songs: PreparedData, both: Transformer, bundle: Bundle) -> None:
     assert evaluate_bundle(bundle, songs).metrics == evaluate(both, songs, scores_cold=True).metrics
     (bundle.folder / "tokenizer.json").unlink()

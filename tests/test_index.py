@@ -183,6 +183,14 @@ def test_a_forest_that_finds_too_little_is_topped_up(world: Bundle) -> None:
     assert np.array_equal(found[0], right[0]) and np.array_equal(found[1], right[1])
 
 
+def test_no_look_is_wider_than_annoy_can_count(world: Bundle) -> None:
+    loaded = load_index(world, vectors_of(world, ring(N_ITEMS, 3))[0])
+    assert isinstance(loaded, AnnoyIndex)
+    wide = AnnoyIndex(loaded.forest, loaded.exact, search_k=2**31 - 1, recall_k=1)
+    queries = loaded.exact.table[:3]
+    assert np.array_equal(wide.search_forest(queries, 10)[0], loaded.exact.search(queries, 10)[0])
+
+
 def test_an_index_in_fewer_dimensions_keeps_scores_exact(world: Bundle, tmp_path: Path) -> None:
     data = world.prepared_data()
     bundle = encoder_bundle(tmp_path / "narrow", data)

@@ -67,6 +67,7 @@ def test_drift_is_nothing_against_itself_and_all_against_another_world(tmp_path:
     same = measure_quality(now, now)["drift"]
     assert same["popularity_bits"] == 0
     assert same["items"] == {"new": 0, "gone": 0, "kept": 4}
+    assert same["largest_changes"] == []
     other = prepared(tmp_path, [(user.upper(), item + 100, day) for user, item, day in LOG[:-1]], "other")
     drift = measure_quality(other, now)["drift"]
     assert drift["popularity_bits"] == pytest.approx(1)

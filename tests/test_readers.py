@@ -334,3 +334,12 @@ def test_item_attribute_with_a_reserved_name_is_refused() -> None:
         frame_items(pl.DataFrame({"item": [1], "recent": [2]}), DataConfig())
     chosen = DataConfig(item_columns=ItemColumns(attributes=()))
     assert frame_items(pl.DataFrame({"item": [1], "count": [2]}), chosen).columns == ["id"]
+
+
+def test_a_quote_in_a_tsv_is_a_character(tmp_path: Path) -> None:
+    rows = [f"u{row % 5}\ti{row}\t{row}" for row in range(100)]
+    rows[20], rows[60] = 'u1\t"i1\t20', 'u1\ti3"\t60'
+    (tmp_path / "log.tsv").write_text("\n".join(["sequence\titem\ttime", *rows]) + "\n")
+    log = read_log(data_of(tmp_path / "log.tsv", "tsv", Columns(time="time")), with_rating=False)
+    items = log.events["item"].to_list()
+    assert (len(items), items[20], items[60]) == (100, '"i1', 'i3"')

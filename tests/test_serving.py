@@ -100,6 +100,9 @@ def test_similar_and_items(app: FastAPI, recommender: Recommender) -> None:
         ("POST", "/v1/recommend", {"history": [], "k": True}, 422, "#/k: Input should"),
         ("POST", "/v1/recommend", {"history": [], "k": "3"}, 422, "#/k: Input should"),
         ("POST", "/v1/similar", {"item": "i5", "k": True}, 422, "#/k: Input should"),
+        ("POST", "/v1/recommend", {"history": [], "min_score": True}, 422, "#/min_score: Input should"),
+        ("POST", "/v1/recommend", {"history": [], "min_score": "0.5"}, 422, "#/min_score: Input should"),
+        ("POST", "/v1/recommend", {"history": [], "min_score": 10**400}, 422, "expected a finite number"),
         ("POST", "/v1/recommend", {"history": ["i1"] * 10_001}, 422, "at most 10000 items"),
         ("POST", "/v1/recommend", {"history": [True]}, 422, "#/history/0"),
         ("POST", "/v1/recommend", {}, 400, "has neither of `history` and `user`; send one of them"),
@@ -183,6 +186,18 @@ def test_the_longest_lists_fit_into_a_body(app: FastAPI) -> None:
     assert answer.status_code == 200 and len(answer.json()["unknown"]) == len(ids)
 
 
+def test_a_batch_names_unknown_ids_of_its_filters_once(app: FastAPI) -> None:
+    single = call(app, "POST", "/v1/recommend", {"history": ["nope"], "allow": ["i1", "gone"]}).json()
+    assert single["unknown"] == ["nope", "gone"]
+    assert call(app, "POST", "/v1/similar", {"item": "i1", "deny": ["gone"]}).json()["unknown"] == ["gone"]
+    deny = [f"{number:060d}" for number in range(500)]
+    body = {"histories": [["nope"], *[[]] * 19], "k": 1, "deny": deny}
+    answer = call(app, "POST", "/v1/recommend/batch", body)
+    assert answer.json()["unknown"] == deny
+    assert [each["unknown"] for each in answer.json()["answers"][:2]] == [["nope"], []]
+    assert len(answer.content) < 60_000, "not 20 times 500 ids"
+
+
 def test_both_halves_of_a_surrogate_pair_are_text(app: FastAPI) -> None:
     raw = b'{"history": ["\\ud83c\\udfb5"]}'
     assert call(app, "POST", "/v1/recommend", raw=raw, kind=JSON).json()["unknown"] == ["\N{MUSICAL NOTE}"]
@@ -231,6 +246,7 @@ def test_operations(app: FastAPI, recommender: Recommender) -> None:
     paths = {
         "/v1/recommend",
         "/v1/recommend/batch",
+        "/v1/score",
         "/v1/similar",
         "/v1/items",
         "/v1/model",

@@ -10,6 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,7 @@ from recsys.recommender import Recommender
 from recsys.registry import promote, resolve_bundle, rollback
 from serving.model import Model
 from serving.security import new_key
+from serving.server import SPARE_CONNECTIONS
 from tests.mlflow_world import NAME, logged
 from tests.mlflow_world import bundle as tiny_bundle
 from tests.serving_world import Server, serving, until
@@ -166,75 +169,106 @@ def test_an_alias_is_followed_and_a_vanished_registry_changes_nothing(
     assert model.problem is None
 
 
-def test_keys_tables_logs_and_limits(
-    tmp_path: Path, data: PreparedData, bundles: dict[str, Recommender]
-) -> None:
-    good = next(iter(bundles.values()))
-    (key, line), (other, second_line) = new_key("shop"), new_key("app")
-    keys, stock, stored = tmp_path / "keys", tmp_path / "stock.csv", tmp_path / "stored.parquet"
-    keys.write_text(f"# who may ask\n{line}\n")
-    top = [item.id for item in good.recommend(HISTORY, 3).items]
+@dataclass
+class Guarded:
+    """A server that asks for keys, with tables beside its model, and those files."""
 
-    def write_stock(*rows: tuple[object, ...]) -> None:
-        with (tmp_path / "draft.csv").open("w", newline="") as stream:
+    server: Server
+    key: str
+    line: str
+    keys: Path
+    stock: Path
+    top: list[object]
+
+    def write_stock(self, *rows: tuple[object, ...]) -> None:
+        draft = self.stock.with_name("draft.csv")
+        with draft.open("w", newline="") as stream:
             csv.writer(stream).writerows([("item", "available", "region"), *rows])
-        (tmp_path / "draft.csv").rename(stock)
+        draft.rename(self.stock)
 
-    write_stock((top[0], False, ""), (top[1], True, "de"))
+    def answered(self, **body: object) -> list[object]:
+        response = self.server.ask(k=2, **body)
+        assert response.status_code == 200, response.text
+        return [item["id"] for item in response.json()["items"]]
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, Recommender]) -> Iterator[Guarded]:
+    folder, good = tmp_path_factory.mktemp("guarded"), next(iter(bundles.values()))
+    key, line = new_key("shop")
+    keys, stock, stored = folder / "keys", folder / "stock.csv", folder / "stored.parquet"
+    keys.write_text(f"# who may ask\n{line}\n")
+    stock.write_text("item\n")
     pq.write_table(pa.table({"sequence": ["u1", "u2"], "items": [HISTORY, []]}), stored)
     options = ["--api-keys", str(keys), "--availability", str(stock), "--histories", str(stored)]
-    with serving(tmp_path, str(good.bundle.folder), *options, "--deadline-ms", "3000") as server:
+    options += ["--deadline-ms", "3000", "--queue", "8"]
+    top = [item.id for item in good.recommend(HISTORY, 3).items]
+    with serving(
+        folder, str(good.bundle.folder), *options, "--deadline-ms", "3000", "--queue", "8"
+    ) as server:
         refused = server.ask(history=HISTORY)
         assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
         assert server.client.get("/metrics").status_code == 401 and not server.problems()
         server.client.headers["authorization"] = f"Bearer {key}"
+        yield Guarded(server, key, line, keys, stock, list(top))
 
-        def answered(**body: object) -> list[str]:
-            response = server.ask(k=2, **body)
-            assert response.status_code == 200, response.text
-            return [item["id"] for item in response.json()["items"]]
 
-        assert answered(user="u1") == answered(history=HISTORY) == top[1:3]
-        assert answered(history=HISTORY, region="de") == top[1:3]
-        assert answered(history=HISTORY, region="fr")[0] == top[2]
-        assert server.ask(user="u3").status_code == 404
-        both = server.client.post("/v1/recommend/batch", json={"users": ["u2", "u1"], "k": 2}).json()
-        assert [each["fallback"] for each in both["answers"]] == ["recent popularity", None]
-        write_stock((top[2], False, ""))
-        until(lambda: answered(history=HISTORY) == top[:2])
-        stock.write_text("thing\n1\n")
-        until(lambda: "availability" in server.problems())
-        assert answered(history=HISTORY) == top[:2]
-        keys.write_text(f"{line}\n{second_line}\n")
-        until(lambda: server.client.get("/v1/items", headers={"authorization": f"Bearer {other}"}).is_success)
-        named = server.client.post(
-            "/v1/recommend", json={"history": ["i7"]}, headers={"x-request-id": "abc-1", "origin": "http://x"}
-        )
-        assert named.headers["x-request-id"] == "abc-1"
-        assert "access-control-allow-origin" not in named.headers and "server" not in named.headers
-        host, port = server.address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=30) as slow:
-            slow.sendall(
-                f"POST /v1/recommend HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
-                "content-type: application/json\r\ncontent-length: 100\r\n\r\n{".encode()
-            )
-            assert slow.recv(100).startswith(b"HTTP/1.1 408")
-        assert_sigterm_finishes_what_is_under_way(server, key)
-        log = server.log.read_text()
+def test_tables_are_followed_and_bad_ones_refused(guarded: Guarded) -> None:
+    server, top, answered = guarded.server, guarded.top, guarded.answered
+    guarded.write_stock((top[0], False, ""), (top[1], True, "de"))
+    until(lambda: answered(history=HISTORY) == top[1:3])
+    assert answered(user="u1") == answered(history=HISTORY, region="de") == top[1:3]
+    assert answered(history=HISTORY, region="fr")[0] == top[2]
+    assert server.ask(user="u3").status_code == 404
+    both = server.client.post("/v1/recommend/batch", json={"users": ["u2", "u1"], "k": 2}).json()
+    assert [each["fallback"] for each in both["answers"]] == ["recent popularity", None]
+    guarded.write_stock((top[2], False, ""))
+    until(lambda: answered(history=HISTORY) == top[:2])
+    guarded.stock.write_text("thing\n1\n")
+    until(lambda: "availability" in server.problems())
+    assert answered(history=HISTORY) == top[:2]
+
+
+def test_new_keys_open_and_requests_are_logged_without_what_was_asked(guarded: Guarded) -> None:
+    server, (other, second_line) = guarded.server, new_key("app")
+    guarded.keys.write_text(f"{guarded.line}\n{second_line}\n")
+    until(lambda: server.client.get("/v1/items", headers={"authorization": f"Bearer {other}"}).is_success)
+    named = server.client.post(
+        "/v1/recommend", json={"history": ["i7"]}, headers={"x-request-id": "abc-1", "origin": "http://x"}
+    )
+    assert named.headers["x-request-id"] == "abc-1"
+    assert "access-control-allow-origin" not in named.headers and "server" not in named.headers
+    assert server.ask(user="u1").is_success
+    log = server.log.read_text()
     records = [json.loads(each) for each in log.splitlines()]
     (mine,) = [each for each in records if each.get("request_id") == "abc-1"]
     assert (mine["route"], mine["status"]) == ("/v1/recommend", 200) and mine["ms"] > 0
-    assert key not in log and "i7" not in log and "u1" not in log
+    assert guarded.key not in log and "i7" not in log and "u1" not in log
 
 
-def assert_sigterm_finishes_what_is_under_way(server: Server, key: str) -> None:
+def test_a_slow_body_and_too_many_connections_are_refused(guarded: Guarded) -> None:
+    place = guarded.server.place
+    with socket.create_connection(place, timeout=30) as slow:
+        slow.sendall(
+            f"POST /v1/recommend HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {guarded.key}\r\n"
+            "content-type: application/json\r\ncontent-length: 100\r\n\r\n{".encode()
+        )
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+    with ExitStack() as idle:
+        for _ in range(8 + SPARE_CONNECTIONS):
+            idle.enter_context(socket.create_connection(place, timeout=30))
+        until(lambda: guarded.server.client.get("/healthz").status_code == 503)
+    until(lambda: guarded.server.client.get("/healthz").is_success)
+
+
+def test_sigterm_finishes_what_is_under_way(guarded: Guarded) -> None:
+    server = guarded.server
     body = json.dumps({"histories": [HISTORY] * 256, "k": 100}).encode()
     head = (
         b"POST /v1/recommend/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n" % (key.encode(), len(body))
+        b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n" % (guarded.key.encode(), len(body))
     )
-    host, port = server.address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection(server.place, timeout=30) as connection:
         connection.sendall(head + body[:100])
         until(lambda: server.ask(history=[]).is_success)  # whoever came before is under way by now
         server.process.send_signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -20,14 +21,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from recsys.cli_options import engine_named
 from recsys.errors import InputError
 from recsys.recommender import Recommender
-from recsys.vocabulary import vocabulary_of
+from recsys.vocabulary import Vocabulary, vocabulary_of
 from serving.app import create_app
 from serving.batching import Batcher, Overloaded
 from serving.model import load_checked
 from serving.security import ApiKeys, new_key
 from serving.service import Settings
 from serving.tables import Availability, Histories
-from serving.watched import Watched, stamp
+from serving.watched import Watched, Watcher, stamp
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
 
 
@@ -139,6 +140,43 @@ def test_availability_by_region_and_time(tmp_path: Path) -> None:
     assert [bool(text.mask(VOCABULARY, None, now)[0]) for now in (before, after)] == [True, False]
 
 
+def test_ids_of_a_csv_are_text_and_unknown_items_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "stock.csv"
+    file.write_text("item,available,region\n0070,false,01\n0071,true,01\n71,true,1\n")
+    table = Availability.read(file)
+    vocabulary = vocabulary_of(["0070", "0071", "0072"])
+    assert table.mask(vocabulary, None).tolist() == [False, True, True]
+    assert table.mask(vocabulary, "01").tolist() == [False, True, True]
+    assert table.mask(vocabulary, "1").tolist() == [False, False, True]
+    assert [each.getMessage() for each in caplog.records] == [
+        f"1 of 3 rows of {file} are of items unknown to the model"
+    ], "once for each vocabulary"
+    integers = vocabulary_of([70, 71, 72])
+    assert table.mask(integers, None).tolist() == [True, True, True], "0070 spells no integer"
+    assert integers.encode_texts(table.items).tolist() == integers.encode(table.items.to_pylist()).tolist()
+
+
+def test_the_items_of_a_table_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = [f"2030-01-0{day}" for day in (1, 2)]
+    pq.write_table(pa.table({"item": ["a", "b"], "expires": days}), tmp_path / "t.parquet")
+    table = Availability.read(tmp_path / "t.parquet")
+    lookups: list[pa.Array] = []
+    real = Vocabulary.encode_texts
+
+    def counted(vocabulary: Vocabulary, ids: pa.Array) -> NDArray[np.int32]:
+        lookups.append(ids)
+        return real(vocabulary, ids)
+
+    monkeypatch.setattr(Vocabulary, "encode_texts", counted)
+    first = 1893456000.0  # when the first can be had no longer
+    for now, there in ((first - 1, [True, True]), (first, [False, True]), (first + 86400, [False, False])):
+        for region in (None, "x"):
+            assert table.mask(VOCABULARY, region, now).tolist() == [*there, True, True]
+    assert lookups == [table.items]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -219,6 +257,32 @@ def test_a_watched_value_stays_until_a_good_one_comes(tmp_path: Path) -> None:
     assert (watched.changes, watched.refusals) == (2, 2)
 
 
+def test_a_slow_look_delays_no_other_value() -> None:
+    go, late, changed = threading.Event(), threading.Event(), threading.Event()
+    looks = 0
+
+    def slow() -> tuple[int]:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            late.set()
+            assert go.wait(60)
+        return (0,)
+
+    def load() -> int:
+        if late.is_set():
+            changed.set()
+        return 0
+
+    watcher = Watcher([Watched("model", slow, int), Watched("keys", lambda: (late.is_set(),), load)], 0.01)
+    watcher.start()
+    try:
+        assert changed.wait(20), "the keys wait for the model"
+    finally:
+        watcher.stop()
+        go.set()
+
+
 @pytest.fixture(scope="module")
 def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     folder = tmp_path_factory.mktemp("parts")
@@ -241,11 +305,14 @@ def test_requests_are_spans_of_the_caller_s_trace(
 ) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with TestClient(create_app(recommender)) as client:
         client.post("/v1/recommend", json={"history": ["i1"]}, headers={"traceparent": caller})
-    (span,) = exporter.get_finished_spans()
+    # FastAPI has spans of its own.
+    (span,) = [
+        each for each in exporter.get_finished_spans() if "recsys.request_id" in (each.attributes or {})
+    ]
     assert span.name == "POST /v1/recommend" and f"{span.context.trace_id:032x}" in caller
     assert span.attributes is not None and span.attributes["http.response.status_code"] == 200
 

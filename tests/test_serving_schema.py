@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import Any
 
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp
 
 from recsys.recommender import Recommender
 from serving.app import create_app
+from tests.spoilt import GOOD, spoilt
 from tests.worlds import counting_bundle, prepared, ring
 
 EXAMPLES = 20
@@ -37,6 +37,7 @@ def api_schema(app: ASGIApp) -> BaseSchema:
 PATHS = {
     "/v1/recommend": "post",
     "/v1/recommend/batch": "post",
+    "/v1/score": "post",
     "/v1/similar": "post",
     "/v1/items": "get",
     "/v1/model": "get",
@@ -65,32 +66,11 @@ def test_no_path_of_the_document_is_left_out(api_schema: BaseSchema) -> None:
 
 def test_malformed_bodies_are_the_client_s_mistake(app: ASGIApp) -> None:
     rng = random.Random(0)
-    good = json.dumps({"history": ["i1", "i2"], "k": 3, "where": {"year": {">=": 1990}}, "deny": []}).encode()
     with TestClient(app) as client:
         for _ in range(200):
             answer = client.post(
-                "/v1/recommend", content=spoilt(good, rng), headers={"content-type": "application/json"}
+                "/v1/recommend", content=spoilt(GOOD, rng), headers={"content-type": "application/json"}
             )
             assert answer.status_code in (200, 400, 422), answer.text
             if answer.status_code != 200:
                 assert answer.headers["content-type"] == "application/problem+json"
-
-
-def spoilt(body: bytes, rng: random.Random) -> bytes:
-    """A body with a few bytes changed, dropped or doubled."""
-    content = bytearray(body)
-    for _ in range(rng.randint(1, 4)):
-        place = rng.randrange(len(content))
-        how = rng.randrange(4)
-        if how == 0:
-            content[place] = rng.randrange(256)
-        elif how == 1:
-            del content[place : place + rng.randint(1, 9)]
-        elif how == 2:
-            content[place:place] = content[place : place + rng.randint(1, 9)]
-        else:
-            content[place:place] = rng.choice(
-                [b"null", b"1e999", b"{", b"[", b'"', b"\\ud800", b"-", b"\x00"]
-            )
-        content = content or bytearray(b"x")
-    return bytes(content)

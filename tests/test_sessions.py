@@ -44,7 +44,7 @@ def rows(result: Frame) -> list[int]:
 
 
 def config(folder: Path, sessions: object, **more: Any) -> ExperimentConfig:  # noqa: ANN401
-    lines = ["user,item,at,visit,device", *(",".join(map(str, row)) for row in LOG)]
+    lines = ["user,item,at,visit,device,__x", *(",".join(map(str, row)) + "," for row in LOG)]
     (folder / "log.csv").write_text("\n".join(lines) + "\n")
     columns = {"sequence": "user", "item": "item", "time": "at", "session": "visit", "context": ["device"]}
     data = {"path": str(folder / "log.csv"), "columns": {**columns, **more.pop("columns", {})}}
@@ -80,6 +80,39 @@ def test_sessions_become_sequences_with_their_context(
         assert table["device"].to_pylist() == ["tv", "tv", "tv", "car"]
     assert any(f"{len(expected) - 2} sequences more" in line for line in report.lines())
     assert prepare(config(tmp_path, sessions)).reused
+
+
+def test_no_two_people_share_a_session_by_column(tmp_path: Path) -> None:
+    rows = ["a,x,1,b/c", "a/b,y,2,c", "a,x,3,b%2Fc", "a,x,4,", "b,y,5,"]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,at,visit", *rows]) + "\n")
+    columns = {"sequence": "user", "item": "item", "time": "at", "session": "visit"}
+    data = {"path": str(tmp_path / "log.csv"), "columns": columns}
+    tree = {"name": "s", "prepared": str(tmp_path / "out"), "data": data, "sessions": "column"}
+    report = prepare(build_config(tree, where="test"))
+    table = pq.read_table(report.path / "sequences.parquet")
+    assert dict(zip(table["id"].to_pylist(), table["user"].to_pylist(), strict=True)) == {
+        "a/b%2Fc": "a", "a/b/c": "a/b", "a/b%252Fc": "a"
+    }  # fmt: skip
+    assert "session ids: removed 2 events, 1 sequences, 0 items" in "\n".join(report.lines())
+    none = prepare(build_config({**tree, "sessions": "none", "prepared": str(tmp_path / "b")}, where="test"))
+    assert "session" not in pq.read_schema(none.path / "sequences.parquet").names
+
+
+@pytest.mark.parametrize("name", ["begins", "from_end", "item before", "withheld", "last", "fast", "n"])
+def test_a_context_column_may_have_any_plain_name(tmp_path: Path, name: str) -> None:
+    rows = ["a,x,1,q", "a,x,2,q", "a,y,3,q", "b,x,1,r", "b,z,2,r"]
+    (tmp_path / "log.csv").write_text("\n".join([f"user,item,at,{name}", *rows]) + "\n")
+    columns = {"sequence": "user", "item": "item", "time": "at", "context": [name]}
+    tree = {
+        "name": "s",
+        "prepared": str(tmp_path / "out"),
+        "data": {"path": str(tmp_path / "log.csv"), "columns": columns},
+        "sessions": "gap",
+        "clean": {"max_sequence_length": 2, "max_per_minute": 9, "max_events": 9, "repeats": "consecutive"},
+        "split": {"kind": "item_cold", "items": 0.3},
+    }
+    kept = prepare(build_config(tree, where="test")).path / "sequences.parquet"
+    assert pq.read_table(kept)[name].to_pylist() == ["q", "r"]
 
 
 def test_context_is_kept_without_sessions_and_the_old_format_without_context(tmp_path: Path) -> None:
@@ -150,6 +183,7 @@ def test_bots_leave_before_sessions_are_cut_and_are_reported(tmp_path: Path) -> 
             {"context": ["devise"]},
             r"no column `devise` \(data\.columns\.context\); did you mean `device`",
         ),
+        ("none", {"session": None, "context": ["__x"]}, r"context column `__x` of .* has a name that the"),
         (
             "none",
             {"context": ["item"]},

@@ -98,7 +98,7 @@ def test_postgres_times_and_a_wrong_password(
     assert prepare(asked).manifest["content_digest"] == content
     monkeypatch.setenv("PGPASSWORD", "a guess")
     with pytest.raises(InputError, match=r"cannot be reached: .*password authentication failed.*; check"):
-        prepare(config(tmp_path, "x", path=postgres, format="sql", events="views"))
+        prepare(config(tmp_path, "x", path=postgres, format="sql", events="views", items="goods"))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,18 @@ def test_postgres_times_and_a_wrong_password(
             r"data\.path holds a password",
         ),
         (
+            {"path": "postgresql://me@h/db?sslmode=on&password=hunter2", "events": "views"},
+            r"^test: data\.path holds a password, which would be written down with every run; take it out "
+            r"and set PGPASSWORD, or use ~/\.pgpass$",
+        ),
+        (
+            {"storage": {"aws_region": "x", "aws_secret_access_key": "hunter2"}, "events": "views"},
+            r"^test: data\.storage holds a secret, `aws_secret_access_key`, which would be written down with "
+            r"every run; take it out and set it in the environment$",
+        ),
+        ({"events": "views", "items": "log"}, r"data\.items=log takes item columns from files alone"),
+        ({"events": "views", "items": None}, r"names a title or attributes, but there is no item table"),
+        (
             {"path": "mysql://h/db", "events": "views"},
             r"data\.path is `mysql://h/db`; expected postgresql://",
         ),
@@ -133,7 +145,7 @@ def test_postgres_times_and_a_wrong_password(
 )
 def test_what_a_database_refuses(sqlite: str, tmp_path: Path, data: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        prepare(config(tmp_path, "out", **{"path": sqlite, "format": "sql", **data}))
+        prepare(config(tmp_path, "out", **{"path": sqlite, "format": "sql", "items": "goods", **data}))
     assert not (tmp_path / "out").exists()
 
 
@@ -165,6 +177,6 @@ def test_a_partitioned_log_on_disk_and_in_an_object_store(
         for kept in (prepare(remote), prepare(config(tmp_path, "local shop", **data))):
             assert pl.read_parquet(kept.path / "sequences.parquet")["shop"].to_list() == [0, 0]
         with pytest.raises(InputError, match=r"s3://bucket/nothing/ cannot be read: .*; check the address"):
-            prepare(config(tmp_path, "x", **{**path, "path": "s3://bucket/nothing/"}))
+            prepare(config(tmp_path, "x", **{**path, "path": "s3://bucket/nothing/"}, items="items.parquet"))
         with pytest.raises(InputError, match=r"only Parquet is read from there: set data\.format=parquet"):
-            prepare(config(tmp_path, "x", path="s3://bucket/log.csv"))
+            prepare(config(tmp_path, "x", path="s3://bucket/log.csv", items="items.parquet"))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+SECRET = "secret"
+"""Type of an error about a value that no message may show."""
+
 
 class Config(BaseModel):
     """Base of every section: frozen, no unknown keys, no silent conversion between types."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from recsys.config.base import Config
+from recsys.config.base import SECRET, Config
 
 
 def _iso(value: object) -> object:
@@ -23,6 +25,8 @@ Layout = Literal[
 """Public data sets as their publishers lay them out."""
 
 LogFormat = Literal[TableFormat, "sequences", "pairs", "sql", Layout, "sample"]
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&;]\w*(password|token|secret|signature|sig)=", re.IGNORECASE)
+_SECRET = re.compile(r"secret|token|password|account_key|sas|^(azure_storage_)?access_key$", re.IGNORECASE)
 Moment = Annotated[str, BeforeValidator(_iso)]
 
 
@@ -76,7 +80,8 @@ class DataConfig(Config):
         "csv",
         description="csv, tsv, jsonl (each also .gz), parquet, atomic (RecBole), "
         "sequences (`user item item ...`), pairs (`user item`), sql (`path` is the database's address), "
-        "sample (built in), or a public data set as its publisher lays it out",
+        "sample (built in; `events: playlists.csv` takes its playlists), or a public data set as its "
+        "publisher lays it out",
     )
     events: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None,
@@ -101,6 +106,29 @@ class DataConfig(Config):
     time_format: str | None = Field(
         None, description="strftime format of times that are text; default ISO 8601"
     )
+
+    @field_validator("path")
+    @classmethod
+    def _without_password(cls, path: str) -> str:
+        if _PASSWORD.search(path):
+            raise PydanticCustomError(
+                SECRET,
+                "data.path holds a password, which would be written down with every run; take it out and set "
+                "PGPASSWORD, or use ~/.pgpass",
+            )
+        return path
+
+    @field_validator("storage")
+    @classmethod
+    def _without_secrets(cls, storage: dict[str, str]) -> dict[str, str]:
+        for name in filter(_SECRET.search, storage):
+            raise PydanticCustomError(
+                SECRET,
+                "data.storage holds a secret, `{name}`, which would be written down with every run; take it "
+                "out and set it in the environment",
+                {"name": name},
+            )
+        return storage
 
 
 class CleanConfig(Config):

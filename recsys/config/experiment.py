@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import Field, ValidationError
 
-from recsys.config.base import Config
+from recsys.config.base import SECRET, Config
 from recsys.config.data import CleanConfig, DataConfig, ExpectConfig, LeaveOneOut, SplitConfig
 from recsys.config.models import BERT4RecConfig, ModelConfig
 from recsys.config.sessions import SessionConfig, WholeSequences
@@ -136,7 +136,7 @@ def build_config(tree: dict[str, Any], where: str) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(expanded)
     except ValidationError as error:
-        raise InputError("; ".join(_explain(item, where) for item in error.errors())) from error
+        raise InputError("; ".join(explained(item, where) for item in error.errors())) from error
 
 
 def setting_differences(left: Any, right: Any, path: str = "") -> list[str]:  # noqa: ANN401 -- any JSON value
@@ -150,24 +150,27 @@ def setting_differences(left: Any, right: Any, path: str = "") -> list[str]:  # 
     return [] if left == right else [f"{path} was {left!r}, is {right!r}"]
 
 
-def _explain(error: Any, where: str) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails
-    """One sentence for one of pydantic's errors, naming the key, the section and the remedy."""
+def explained(error: Any, where: str, root: type[Config] = ExperimentConfig) -> str:  # noqa: ANN401 -- ErrorDetails
+    """One sentence for one of pydantic's errors about `root`, naming the key, the section and the remedy."""
     *parents, leaf = error["loc"] or ("",)
-    tags = {name for union in (ModelConfig, SplitConfig, SessionConfig) for name in sections_of(union)}
+    tags = {tag for field in root.model_fields.values() for tag in sections_of(field.annotation)}
     section = ".".join(str(part) for part in parents if part not in tags)
     place = f"in `{section}` of {where}" if section else f"in {where}"
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(leaf), _known_keys(parents), n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(_known_keys(parents))}"
+        known = _known_keys(root, parents)
+        close = difflib.get_close_matches(str(leaf), known, n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(known)}"
         return f"unknown key `{leaf}` {place}{hint}"
+    if error["type"] == SECRET:
+        return f"{where}: {error['msg']}"
     if error["type"] == "missing":
         return f"key `{leaf}` is missing {place}"
     return f"`{leaf}` {place}: {error['msg']}; got {error.get('input')!r}"
 
 
-def _known_keys(path: list[Any]) -> list[str]:
-    """Keys of the section at a path of field names and union tags."""
-    section: Any = ExperimentConfig
+def _known_keys(root: type[Config], path: list[Any]) -> list[str]:
+    """Keys of the section at a path of field names and union tags below `root`."""
+    section: Any = root
     for part in path:
         fields = getattr(section, "model_fields", {})
         section = fields[part].annotation if part in fields else sections_of(section).get(part, section)

@@ -42,6 +42,12 @@ class TransformerConfig(SentenceConfig):
     id_dropout: float = Field(
         0.1, ge=0, lt=1, description="id+text: share of a step's items that show their text alone"
     )
+    token_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="text: share of tokens that a step leaves out, so that none is learned by heart",
+    )
     backbone: str | None = Field(
         None,
         description="text: features of a pre-trained encoder that is not trained: the folder of a recformer "

@@ -40,6 +40,7 @@ class TextTower(nn.Module):
         *,
         dim: int,
         encoder: TextEncoder | None = None,
+        token_dropout: float = 0.0,
     ) -> None:
         """Draw the weights from the global torch generator.
 
@@ -48,9 +49,11 @@ class TextTower(nn.Module):
             sentences: of V items.
             dim: width D.
             encoder: makes features and is not trained; None trains token vectors.
+            token_dropout: share of the tokens that training does not read.
         """
         super().__init__()
         self.tokenizer = tokenizer
+        self.token_dropout = token_dropout
         self.sentence_tokens: torch.Tensor
         self.sentence_types: torch.Tensor
         self.sentence_offsets: torch.Tensor
@@ -120,6 +123,8 @@ class TextTower(nn.Module):
         within_N = torch.arange(int(lengths_U.sum()), device=rows_U.device)
         source_N = within_N + (table.offsets[rows_U] - begin_U).repeat_interleave(lengths_U)
         counted_N = (table.types_N[source_N] == VALUE).float()
+        if self.training and self.token_dropout:
+            counted_N *= torch.rand_like(counted_N) >= self.token_dropout
         weight = self.token_embedding.weight
         sums_UD = F.embedding_bag(
             table.tokens_N[source_N].long(), weight, begin_U, mode="sum", per_sample_weights=counted_N

@@ -114,8 +114,10 @@ class FileSink:
             manifest = manifest | {"files": {self._target.name: _facts(draft)}}
             told = self._work / "manifest"
             told.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            beside = self._target.with_name(f"{self._target.name}.manifest.json")
+            beside.unlink(missing_ok=True)  # killed between the two, none is better than that of former lists
             put_in_place(draft, self._target)
-            put_in_place(told, self._target.with_name(f"{self._target.name}.manifest.json"))
+            put_in_place(told, beside)
         else:
             self._publish_folder(parts, manifest, self._partitions)
         shutil.rmtree(self._work)
@@ -157,7 +159,7 @@ class FileSink:
 
     def _is_stored(self, number: int, record: Record) -> bool:
         file = self._part(number)
-        return file.is_file() and file.stat().st_size == record.pop("bytes")
+        return file.is_file() and file.stat().st_size == record["bytes"]
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
         draft = self._work / "journal.draft"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,14 @@ from serving.export.sinks import Manifest, Record
 from serving.export.wanted import Part, Wanted
 
 _PUBLISH = """
+local lines = redis.call('HKEYS', KEYS[2])
+if #lines ~= tonumber(ARGV[4]) then return {-1} end
+local stored = {}
+for _, line in ipairs(lines) do
+  local shard, part = string.match(line, '^(%d+)/(%d+)$')
+  if part then stored[shard] = (stored[shard] or 0) + 1 end
+end
+if (stored[ARGV[1]] or 0) ~= tonumber(ARGV[5]) then return {-2} end
 redis.call('HSET', KEYS[2], ARGV[1] .. '/finished', '{}')
 local awaited = {}
 for shard = 1, tonumber(ARGV[2]) do
@@ -31,7 +40,9 @@ if #awaited == 0 then
 end
 return awaited
 """
-"""KEYS: waiting hash, its lines, hash, manifest. ARGV: shard, shards, manifest of them all."""
+"""KEYS: waiting hash, its lines, hash, manifest. ARGV: shard, shards, manifest of them all, lines that it
+counts, parts of this shard. Gives -1 where there are other lines, -2 where parts of this shard are gone."""
+_CHANGED, _GONE = [-1], [-2]
 
 
 class RedisSink:
@@ -95,19 +106,37 @@ class RedisSink:
     def publish(self, parts: list[Part], manifest: Manifest) -> list[int]:
         """See `Sink.publish`; the last shard publishes for all, and what other plans left is removed."""
         try:
-            records = [json.loads(text) for text in self._client.hgetall(self._lines).values()]
-            counts = {name: sum(record.get(name, 0) for record in records) for name in manifest["counts"]}
-            whole = manifest | {"shard": [1, 1], "shards": self._shard.count, "counts": counts}
-            keys = self._waiting, self._lines, self._hash, self._manifest
-            numbers = self._shard.number, self._shard.count
-            awaited = self._client.eval(_PUBLISH, len(keys), *keys, *numbers, json.dumps(whole))
+            awaited = _CHANGED
+            while awaited == _CHANGED:  # another shard has stored something since its lines were read
+                awaited = self._published(len(parts), manifest)
+            if awaited == _GONE:
+                raise InputError(
+                    f"another export to {self.name} has finished meanwhile and removed what this one had "
+                    "stored; what readers see is the other's: run one after the other"
+                )
             if not awaited:
-                for kind in ("waiting", "parts"):
-                    for left in self._client.scan_iter(f"{self._hash}:{kind}:*"):
-                        self._client.unlink(left)
+                self._remove_unfinished()
         except self._refused as error:
             raise self._failure(error) from error
         return [int(shard) for shard in awaited]
+
+    def _published(self, parts: int, manifest: Manifest) -> list[int]:
+        lines = self._client.hgetall(self._lines)
+        records = [json.loads(text) for text in lines.values()]
+        counts = {name: sum(record.get(name, 0) for record in records) for name in manifest["counts"]}
+        whole = manifest | {"shard": [1, 1], "shards": self._shard.count, "counts": counts}
+        keys = self._waiting, self._lines, self._hash, self._manifest
+        numbers = self._shard.number, self._shard.count
+        told = *numbers, json.dumps(whole), len(lines), parts
+        answer: list[int] = self._client.eval(_PUBLISH, len(keys), *keys, *told)
+        return answer
+
+    def _remove_unfinished(self) -> None:
+        """Of all other plans: the parts of each together with their lines, so that none seems stored."""
+        name = re.sub(r"([*?\[\]\\])", r"\\\1", self._hash)
+        for lines in self._client.scan_iter(f"{name}:parts:*"):
+            plan = lines.removeprefix(f"{self._hash}:parts:")
+            self._client.unlink(f"{self._hash}:waiting:{plan}", lines)
 
     def close(self) -> None:
         """See `Sink.close`."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.answering import check_question
+from recsys.answers import Filters
 from recsys.bundle import check_vocabulary
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
@@ -98,12 +99,12 @@ def export(
         raise InputError(f"block is {block}; expected at least 1")
     allowed = recommender.catalogue.allowed_by(wanted.filters)
     narrowed = replace(wanted.filters, allow=None, deny=(), where={}, available=allowed)
-    wanted = replace(wanted, filters=narrowed)
+    asked, wanted = wanted.filters, replace(wanted, filters=narrowed)
     selection = select(wanted, data)
     plan = identity(wanted, recommender, data, selection, block)
     with closing(sink_of(str(out), wanted, table)) as sink:
         try:
-            done = _Run(recommender, data, wanted, selection, plan, sink).all(block, progress)
+            done = _Run(recommender, data, wanted, asked, selection, plan, sink).all(block, progress)
         except OSError as error:
             raise InputError(
                 f"cannot write {sink.name} ({error.strerror or error}); what stood there is unharmed, and "
@@ -127,6 +128,7 @@ class _Run:
     recommender: Recommender
     data: PreparedData
     wanted: Wanted
+    asked: Filters
     selection: Selection
     plan: str
     sink: Sink
@@ -162,6 +164,9 @@ class _Run:
             "k": wanted.k,
             "backend": self.recommender.backend,
             "exclude_seen": wanted.filters.exclude_seen,
+            "where": dict(self.asked.where),
+            "allow": None if self.asked.allow is None else len(set(self.asked.allow)),
+            "deny": len(set(self.asked.deny)),
             "allowed_items": _count(wanted.filters.available, len(self.recommender.vocabulary)),
             "max_per": dict(wanted.filters.max_per),
             "min_score": wanted.filters.min_score,

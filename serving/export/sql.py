@@ -25,7 +25,7 @@ from serving.export.wanted import Part, Wanted
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 WAIT = 60_000  # milliseconds for another writer of an SQLite file
-FINISHED = -1  # number of the line that says that a shard is whole
+BEGUN, FINISHED = -2, -1  # numbers of the lines that say that a shard has a table of its own, and is whole
 LOCK = 0x7265637379737872  # any number; of PostgreSQL's advisory locks
 _BOOKS = (
     "CREATE TABLE IF NOT EXISTS recsys_exports (name TEXT PRIMARY KEY, manifest TEXT NOT NULL)",
@@ -65,25 +65,28 @@ class SqlSink:
         """See `Sink.begin`; shards may begin at the same time."""
         self._plan, self._staging = plan, f"{self._table}_{plan}"
         self._names = schema.names
-        kinds = [f"{field.name} {self._kind(field.type)}" for field in schema]
+        kinds = [f"{_quoted(field.name)} {self._kind(field.type)}" for field in schema]
         self._columns = ", ".join([f"{kinds[0]} PRIMARY KEY", *kinds[1:]])
         with self._transaction() as cursor:
             self._lock(cursor)
             for statement in _BOOKS:
                 cursor.execute(statement)
             self._check_table(cursor)
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._staging} ({self._columns})")
+            cursor.execute(f"CREATE TABLE IF NOT EXISTS {_quoted(self._staging)} ({self._columns})")
+            self._note(cursor, BEGUN, {})
             return {
                 part: json.loads(record)
                 for shard, part, record in self._lines(cursor)
-                if shard == self._shard.number
+                if shard == self._shard.number and part >= 0
             }
 
     def put(self, part: Part, table: pa.Table, record: Record) -> None:
         """See `Sink.put`."""
         with self._transaction() as cursor:
-            cursor.adbc_ingest(self._staging, self._stored(table), mode="append")
-            self._note(cursor, part.number, record)
+            # The server may have been about to commit the part when the attempt that sent it was killed: the
+            # line then waits for that, and stands there already.
+            if self._note(cursor, part.number, record):
+                cursor.adbc_ingest(self._staging, self._stored(table), mode="append")
 
     def publish(self, parts: list[Part], manifest: Manifest) -> list[int]:
         """See `Sink.publish`; the last shard publishes for all."""
@@ -95,14 +98,15 @@ class SqlSink:
             awaited = sorted(set(range(1, self._shard.count + 1)) - finished)
             if awaited:
                 return awaited
-            records = [json.loads(record) for _, part, record in lines if part != FINISHED]
+            records = [json.loads(record) for _, part, record in lines if part >= 0]
             counts = {name: sum(record[name] for record in records) for name in manifest["counts"]}
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._table} ({self._columns})")
-            cursor.execute(f"DELETE FROM {self._table}")
-            cursor.execute(f"INSERT INTO {self._table} SELECT * FROM {self._staging}")
+            table, staging = _quoted(self._table), _quoted(self._staging)
+            cursor.execute(f"CREATE TABLE IF NOT EXISTS {table} ({self._columns})")
+            cursor.execute(f"DELETE FROM {table}")
+            cursor.execute(f"INSERT INTO {table} SELECT * FROM {staging}")
             cursor.execute("SELECT DISTINCT plan FROM recsys_export_parts WHERE name = " + _text(self._table))
             for (plan,) in cursor.fetchall():
-                cursor.execute(f"DROP TABLE IF EXISTS {self._table}_{plan}")
+                cursor.execute(f"DROP TABLE IF EXISTS {_quoted(f'{self._table}_{plan}')}")
             for books in ("recsys_export_parts", "recsys_exports"):
                 cursor.execute(f"DELETE FROM {books} WHERE name = {_text(self._table)}")
             whole = manifest | {"shard": [1, 1], "shards": self._shard.count, "counts": counts}
@@ -170,7 +174,8 @@ class SqlSink:
         )
         return list(cursor.fetchall())
 
-    def _note(self, cursor: Any, part: int, record: Record) -> None:  # noqa: ANN401
+    def _note(self, cursor: Any, part: int, record: Record) -> bool:  # noqa: ANN401
+        """Add the line of a part; whether there was none."""
         texts = (
             _text(self._table),
             _text(self._plan),
@@ -178,17 +183,19 @@ class SqlSink:
             str(part),
             _text(json.dumps(record)),
         )
-        cursor.execute(f"INSERT INTO recsys_export_parts VALUES ({', '.join(texts)}) ON CONFLICT DO NOTHING")
+        line = f"INSERT INTO recsys_export_parts VALUES ({', '.join(texts)})"
+        cursor.execute(f"{line} ON CONFLICT DO NOTHING RETURNING part")
+        return bool(cursor.fetchall())
 
     def _check_table(self, cursor: Any) -> None:  # noqa: ANN401
         """Refuse a table that no export wrote, or that an export of other columns wrote."""
         catalogue = (
-            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name = "
-            if self._on_sqlite
+            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND lower(name) = "
+            if self._on_sqlite  # to which `Payroll` and `payroll` are one table
             else "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() "
             "AND table_name = "
         )
-        cursor.execute(catalogue + _text(self._table))
+        cursor.execute(catalogue + _text(self._table.lower() if self._on_sqlite else self._table))
         if not cursor.fetchall():
             return
         cursor.execute(f"SELECT name FROM recsys_exports WHERE name = {_text(self._table)}")
@@ -196,7 +203,7 @@ class SqlSink:
             raise InputError(
                 f"{self.name} exists and no export wrote it; name another with --table, or drop it"
             )
-        cursor.execute(f"SELECT * FROM {self._table} LIMIT 0")
+        cursor.execute(f"SELECT * FROM {_quoted(self._table)} LIMIT 0")
         there = [column[0] for column in cursor.description]
         if there != self._names:
             raise InputError(
@@ -231,6 +238,11 @@ class SqlSink:
 def _json_or_null(column: pa.ChunkedArray) -> pa.Array:
     texts = json_texts(column)
     return pa.compute.if_else(column.combine_chunks().is_valid(), texts, None)
+
+
+def _quoted(name: str) -> str:
+    """A name as SQL has it, in its own case and even where it is a word of SQL."""
+    return f'"{name}"'
 
 
 def _text(text: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.answers import Filters
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.recommender import Recommender
+from serving.tables import read_table
 
 What = Literal["recommendations", "similar-items", "sequence-vectors", "item-vectors"]
 OF_ITEMS = ("similar-items", "item-vectors")
@@ -198,13 +196,7 @@ def read_ids(file: Path, key: str) -> pa.Array:
     Raises:
         InputError: it cannot be read, or has several columns and none of that name.
     """
-    readers: dict[str, Callable[[Path], pa.Table]] = {".csv": _read_csv, ".parquet": pq.read_table}
-    if file.suffix not in readers:
-        raise InputError(f"{file} shall hold ids; expected a .csv with a header, or .parquet")
-    try:
-        table = readers[file.suffix](file)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file} cannot be read as {file.suffix[1:]} ({error}); write it anew") from error
+    table = read_table(file)
     names = table.column_names
     if key not in names and len(names) != 1:
         raise InputError(f"{file} has columns {', '.join(names)}; expected `{key}`, or a single column")
@@ -252,15 +244,6 @@ def _only(file: Path, ids: pa.Array, key: str, data: Path) -> tuple[NDArray[np.i
         first = ", ".join(unknown[:NAMED])
         raise InputError(f"none of the {len(texts):,} ids of {file} is a {key} of {data} (such as {first})")
     return rows, unknown
-
-
-def _read_csv(file: Path) -> pa.Table:
-    """As text: `007` is no number."""
-    with pa.csv.open_csv(file) as peeked:
-        names = peeked.schema.names
-    return pa.csv.read_csv(
-        file, convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()))
-    )
 
 
 def known_what(word: str) -> What:

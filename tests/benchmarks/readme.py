@@ -1,8 +1,8 @@
 """Write the README's generated parts: `python -m tests.benchmarks.readme`.
 
-Tables come from results.jsonl, speed.jsonl, warm_start.jsonl and prepare_scale.jsonl, the configuration
-reference from `recsys.config`. Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks
-that the README holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
+Tables come from the .jsonl files beside this one, the configuration reference from `recsys.config`.
+Each part stands between `<!-- NAME -->` and `<!-- end -->`; the suite checks that the README
+holds what this would write. A table is named `table DATA`, `table DATA PROTOCOL` or
 `table DATA PROTOCOL removed|kept`; without them it is of full ranking, seen items removed. Rows of two rules
 never stand in one table. `ablation DATA MODEL`, such as `ablation ml-100k BERT4Rec`, is what
 `tests.benchmarks.ablation` measured.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal, get_args, get_origin
@@ -21,15 +22,24 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recsys.config import ExperimentConfig, sections_of
+from tests.benchmarks import playlist_tables
 from tests.benchmarks.ablation import AS_CONFIGURED
+from tests.benchmarks.export_speed import RESULTS as EXPORT
+from tests.benchmarks.export_speed import table as export_table
 from tests.benchmarks.peers import LIBRARIES, MODELS
 from tests.benchmarks.prepare_scale import RESULTS as SCALE
 from tests.benchmarks.prepare_scale import table as scale_table
 from tests.benchmarks.results import OURS, RESULTS, Row, read
+from tests.benchmarks.serving_results import RESULTS as SERVING
+from tests.benchmarks.serving_results import table as serving_table
+from tests.benchmarks.text import RESULTS as TEXTS
+from tests.benchmarks.text import cost_table
+from tests.benchmarks.text import table as text_table
 from tests.benchmarks.warm_start import RESULTS as WARM
 from tests.benchmarks.warm_start import table as warm_table
 
 README = Path(__file__).parents[2] / "README.md"
+PLAYLISTS = ("spotify", "sample-playlists")
 SPEED = Path(__file__).with_name("speed.jsonl")
 
 
@@ -215,9 +225,17 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 PARTS: dict[str, Callable[[], str]] = {
     "reference": reference,
+    **{f"probes {data}": partial(playlist_tables.probes, data) for data in PLAYLISTS},
+    **{f"continuations {data}": partial(playlist_tables.continuations, data) for data in PLAYLISTS},
+    **{f"diverse {data}": partial(playlist_tables.diverse, data) for data in PLAYLISTS},
+    "playlists scale": playlist_tables.scale,
+    "serving": lambda: serving_table(_lines(SERVING)),
     "speed": lambda: speed(_lines(SPEED)),
-    "warm start": lambda: warm_table(_lines(WARM)),
+    "texts": lambda: text_table(_lines(TEXTS)),
+    "cost of texts": lambda: cost_table(_lines(TEXTS)),
+    "export": lambda: export_table(_lines(EXPORT)),
     "prepare scale": lambda: scale_table(_lines(SCALE)),
+    "warm start": lambda: warm_table(_lines(WARM)),
 }
 TABLES: dict[re.Pattern[str], Callable[..., str]] = {
     re.compile(r"table (\S+)(?: (full|pop-100|uniform-100))?(?: (removed|kept))?"): quality,

@@ -36,8 +36,9 @@ def ask_for(
     address: str,
     bodies: Sequence[dict[str, object]],
     check: Check | None = None,
+    pause: float = 0.0,
 ) -> tuple[list[float], float, int]:
-    """Let clients ask for a while, each its next question as soon as the last is answered.
+    """Let clients ask for a while, each its next question when the last is answered.
 
     Args:
         seconds: how long.
@@ -45,16 +46,13 @@ def ask_for(
         address: of the server.
         bodies: of POST /v1/recommend, in turn.
         check: whether an answer is right; default: its status is 200.
+        pause: seconds that a client waits after each answer.
 
     Returns:
         Seconds of each answer, how long it took in all, and how many failed.
     """
     host, port = urlsplit(address).hostname, urlsplit(address).port
-    requests = []
-    for body in bodies:
-        content = json.dumps(body).encode()
-        head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        requests.append(head + b"content-length: %d\r\n\r\n" % len(content) + content)
+    requests = [request(json.dumps(body).encode()) for body in bodies]
     times: list[float] = []
     failed = 0
     until = time.perf_counter() + seconds
@@ -71,8 +69,13 @@ def ask_for(
             body = await reader.readexactly(length)
             times.append(time.perf_counter() - start)
             good = head.startswith(b"HTTP/1.1 200") and (check is None or check(json.loads(body)))
-            failed += not good
+            if not good:
+                failed += 1
+                status = head.partition(b"\r")[0].decode()
+                print(f"failed after {times[-1]:.1f} s: {status} {body[:300]!r}", flush=True)
             turn += clients
+            if pause:
+                await asyncio.sleep(pause)
         writer.close()
 
     async def everybody() -> None:
@@ -81,3 +84,9 @@ def ask_for(
     started = time.perf_counter()
     asyncio.run(everybody())
     return times, time.perf_counter() - started, failed
+
+
+def request(body: bytes) -> bytes:
+    """POST /v1/recommend with this body."""
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    return head + b"content-length: %d\r\n\r\n" % len(body) + body

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.serving_swap BUNDLE_A BUNDLE_B [--minutes 10] [--every 30] [--clients 4]
 
-Both bundles are of one vocabulary. Every answer is compared with what the model that it names answers
-(`Recommender.recommend`, ids and scores). Memory is the server's resident set once both models were served,
-and at the end.
+With `--pause SECONDS` each client waits between its requests. Both bundles are of one vocabulary. Every
+answer is compared with what the model that it names answers (`Recommender.recommend`, ids and scores). Memory
+is the server's own, before each swap and at the end.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--every", type=float, default=30)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--pause", type=float, default=0, help="seconds of each client between two requests")
+    parser.add_argument("--engine", default="eager")
     asked = parser.parse_args()
-    models = [Recommender.load(folder) for folder in asked.bundle]
+    models = [Recommender.load(folder, engine=asked.engine) for folder in asked.bundle]
     histories = [models[0].vocabulary.decode(row) for row in popular_histories(models[0])[:ASKED]]
     right = set()
     for model in models:
@@ -52,20 +54,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "bundle"
         put(asked.bundle[0], place)
-        with server(str(place), "--watch-seconds", "1") as (address, process):
+        options = ("--watch-seconds", "1", "--engine", asked.engine)
+        with server(str(place), *options) as (address, process):
             memory: list[float] = []
             stop = threading.Event()
             turns = threading.Thread(
                 target=swap, args=(asked.bundle, place, asked.every, process.pid, memory, stop)
             )
             turns.start()
-            times, took, failed = ask_for(asked.minutes * 60, asked.clients, address, bodies, check)
+            times, took, failed = ask_for(
+                asked.minutes * 60, asked.clients, address, bodies, check, asked.pause
+            )
             stop.set()
             turns.join()
             memory.append(resident(process.pid))
     print(f"{len(times):,} requests in {took:.0f} s by {asked.clients} clients, {len(memory) - 1} swaps")
     print(f"{failed} failed or wrong; answers by version: {versions}")
-    print(f"p50 {np.percentile(times, 50) * 1e3:.1f} ms, p99 {np.percentile(times, 99) * 1e3:.1f} ms")
+    p50, p99 = np.percentile(times, [50, 99]) * 1e3
+    print(f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {max(times):.1f} s")
     print("resident MB before each swap: " + " ".join(f"{each:.0f}" for each in memory))
     if len(memory) > 3:
         print(f"growth from the third swap to the end: {memory[-1] / memory[2] - 1:+.1%}")

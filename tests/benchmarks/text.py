@@ -9,7 +9,7 @@ model's interval of the difference to the first arm is the paired one. Rows go t
 
 `--bundle LABEL=FOLDER` puts a bundle that was trained elsewhere on the same catalogue in an arm's place;
 `--backbone FOLDER` is the checkpoint of the arms that read one. `zero-shot SOURCE TARGET` measures the text
-arm of one experiment on the data of another.
+arm of one experiment on the data of another, `cost NAME` the processor time of a step.
 """
 
 from __future__ import annotations
@@ -17,46 +17,34 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from data_prep.prepare import prepare
 from recsys.bundle import Bundle
 from recsys.compare import compare
-from recsys.config import ExperimentConfig, load_config
+from recsys.config import ExperimentConfig, TransformerConfig, load_config
 from recsys.dataset import PreparedData
 from recsys.environment import environment
 from recsys.evaluation import Evaluation, evaluate
 from recsys.experiment import train
+from recsys.fresh import fresh_encoder
 from recsys.models import COUNTING, fit_counting, scores_cold
 from recsys.models.protocol import Model
 from recsys.models.reading import for_catalogue
+from recsys.optimizer import RowAdamW, clip_gradients
+from recsys.recipe import settled
 from recsys.run_state import STATE_FILE
+from recsys.steps import Steps
+from recsys.training import EncoderTraining
+from tests.benchmarks.text_data import CONFIGS, Experiment, prepared
 
 RESULTS = Path(__file__).with_name("text.jsonl")
-CONFIGS = Path(__file__).parents[2] / "configs"
 METRICS = ("hr@10", "ndcg@10")
 RANDOM = "chance"
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is compared on what.
-
-    Attributes:
-        data: name of the data set, and of its configuration.
-        split: overrides of the configuration's split.
-        arms: label -> overrides of the model; the first is what the others are compared with.
-        candidates: which items are ranked, see `evaluate`.
-    """
-
-    data: str
-    split: tuple[str, ...]
-    arms: dict[str, tuple[str, ...]]
-    candidates: tuple[str, ...] = ("all",)
+COUNTED_STEPS = 16
 
 
 Arms = dict[str, tuple[str, ...]]
@@ -70,44 +58,26 @@ MINILM: Arms = {
         "model.backbone=BACKBONE",
     ),
 }
-FLOORS: Arms = {"popularity by category": ("model=category_popularity",), "text-kNN": ("model=text_knn",)}
-YELP_ITEMS = (
-    "data.items=items.jsonl",
-    "data.items_format=jsonl",
-    "data.item_columns={id: id, title: title, attributes: [categories]}",
-)
+FLOORS: Arms = {"text-kNN": ("model=text_knn",), "popularity by category": ("model=category_popularity",)}
 EXPERIMENTS = {
     "yelp": Experiment("yelp", (), ID | BOTH | TEXT),
     "yelp-minilm": Experiment("yelp", (), TEXT | MINILM),
     "yelp-cold": Experiment("yelp", ("split={kind: item_cold}",), FLOORS | ID | TEXT | BOTH, ("cold", "all")),
+    "yelp-cold-tokens": Experiment(
+        "yelp",
+        ("split={kind: item_cold}",),
+        {
+            "text-kNN": FLOORS["text-kNN"],
+            "BERT4Rec, text": (*TEXT["BERT4Rec, text"], "model.token_dropout=0.3"),
+        },
+        ("cold", "all"),
+    ),
     "yelp-users-10": Experiment("yelp", ("split={kind: low_resource, users: 0.1}",), ID | TEXT | BOTH),
     "yelp-users-30": Experiment("yelp", ("split={kind: low_resource, users: 0.3}",), ID | TEXT | BOTH),
     "ml-100k": Experiment("ml-100k", (), ID | TEXT | BOTH),
+    "yelp-restaurants": Experiment("yelp", (), TEXT, half=True),
+    "yelp-others": Experiment("yelp", (), TEXT, half=False),
 }
-
-
-def prepared(experiment: Experiment, bench: Path, work: Path) -> tuple[list[str], PreparedData]:
-    """Overrides that name the data, prepared, and the data."""
-    source, items = bench / experiment.data, tuple[str, ...]()
-    if experiment.data == "yelp":
-        source, items = _with_item_lines(source, work / "yelp"), YELP_ITEMS
-    name = "-".join([experiment.data, *("".join(filter(str.isalnum, each)) for each in experiment.split)])
-    overrides = [f"data.path={source}", f"prepared={work / 'prepared' / name}", *items, *experiment.split]
-    config = load_config(CONFIGS / f"{experiment.data}.yaml", overrides)
-    prepare(config)
-    return overrides, PreparedData.load(config.prepared_path)
-
-
-def _with_item_lines(source: Path, folder: Path) -> Path:
-    """The Yelp of S3-Rec with its items as JSON lines: key "i" of items.json is item i+1 of the log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps({"id": int(key) + 1, "title": item["title"], "categories": item["description"]})
-        for key, item in json.loads((source / "items.json").read_text()).items()
-    ]
-    (folder / "items.jsonl").write_text("\n".join(lines))
-    (folder / "sequences.txt").write_bytes((source / "sequences.txt").read_bytes())
-    return folder
 
 
 def arm(
@@ -171,6 +141,52 @@ def zero_shot(source: str, target: str, options: argparse.Namespace) -> None:
     _add(_row(name, f"{next(iter(TEXT))}, zero-shot", "all", data, found, floor, chance))
 
 
+def epoch_cost(name: str, options: argparse.Namespace) -> None:
+    """Processor time of a step of each arm, alternating in one run, and of filling the table."""
+    experiment = EXPERIMENTS[name]
+    where, data = prepared(experiment, options.bench, options.work)
+    modules = {}
+    for label in (*ID, *TEXT, *BOTH):
+        config = load_config(CONFIGS / f"{experiment.data}.yaml", [*where, *experiment.arms[label]])
+        config = settled(config, data)
+        assert isinstance(config.model, TransformerConfig)
+        encoder = fresh_encoder(config.model, data.items, data.training())
+        steps = Steps(data.training(), len(data.vocabulary), config.model, config.training)
+        modules[label] = EncoderTraining(encoder, steps, None, config.training).train()
+    seconds: dict[str, list[float]] = {label: [] for label in modules}
+    runs = {label: _steps(module) for label, module in modules.items()}
+    for _ in range(COUNTED_STEPS):
+        for label, run in runs.items():
+            began = time.process_time()
+            next(run)
+            seconds[label].append(time.process_time() - began)
+    middle = {label: median(times[1:]) for label, times in seconds.items()}
+    row: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "experiment": f"cost of {name}"}
+    for label, module in modules.items():
+        began = time.process_time()
+        module.encoder.refresh()
+        row[label] = {
+            "ms_a_step": round(1000 * middle[label], 1),
+            "of_ids": round(middle[label] / middle[next(iter(ID))], 2),
+            "ms_to_fill_the_table": round(1000 * (time.process_time() - began)),
+        }
+    with RESULTS.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    print(json.dumps(row, indent=1), flush=True)
+
+
+def _steps(module: EncoderTraining) -> Iterator[None]:
+    """Steps of a training, one at a time."""
+    module.steps.share = lambda: (0, 1)  # there is no trainer to ask
+    optimizer = RowAdamW(module.encoder.parameters(), lr=1e-3, fused=True)
+    for step in module.steps:
+        optimizer.zero_grad()
+        module.loss(step).backward()  # type: ignore[no-untyped-call]
+        clip_gradients(module.encoder.parameters(), 5.0)
+        optimizer.step()
+        yield
+
+
 def _run_folder(options: argparse.Namespace, name: str, label: str) -> Path:
     kind = "".join(filter(str.isalnum, label))
     return Path(options.work) / "runs" / f"{name}-{kind}-{options.epochs}"
@@ -216,10 +232,49 @@ def _add(row: dict[str, Any]) -> None:
     print(f"{where}: {means}{paired}  {'  '.join(facts)}", flush=True)
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The README's table: the newest row of each model by each rule, experiment after experiment.
+
+    Args:
+        rows: of text.jsonl, oldest first.
+    """
+    newest = {
+        tuple(row[name] for name in ("experiment", "candidates", "model")): row
+        for row in rows
+        if "metrics" in row
+    }
+    lines = ["| experiment | ranked | model | HR@10 | NDCG@10 | NDCG@10 to the first, 95% | best epoch |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for (experiment, candidates, model), row in newest.items():
+        means = [f"{row['metrics'][metric]['mean']:.4f}" for metric in METRICS]
+        found = row.get("difference", {}).get("ndcg@10")
+        paired = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})" if found else ""
+        cells = [experiment, f"{candidates} items", model, *means, paired, str(row.get("best_epoch", ""))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cost_table(rows: list[dict[str, Any]]) -> str:
+    """The README's table of the newest costs of a step."""
+    newest = {row["experiment"]: row for row in rows if row["experiment"].startswith("cost of ")}
+    lines = ["| data, model | processor time of a step | of ids alone | filling the table |"]
+    lines.append("|---|---|---|---|")
+    for experiment, row in newest.items():
+        for label in (*ID, *TEXT, *BOTH):
+            found, data = row[label], experiment.removeprefix("cost of ")
+            lines.append(
+                f"| {data}, {label} | {found['ms_a_step']} ms | {found['of_ids']:.2f} | "
+                f"{found['ms_to_fill_the_table']} ms |"
+            )
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run experiments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("experiments", nargs="+", help=f"of {', '.join(EXPERIMENTS)}; or zero-shot A B")
+    parser.add_argument(
+        "experiments", nargs="+", help=f"of {', '.join(EXPERIMENTS)}; or zero-shot A B, or cost A"
+    )
     parser.add_argument("--bench", type=Path, required=True, help="folder of the public data sets")
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps data and trainings")
     parser.add_argument("--epochs", type=int, default=20)
@@ -228,6 +283,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", action="append", default=[], help="LABEL=FOLDER")
     parser.add_argument("--arms", default="", help="labels, split by `;`; default: all")
     options = parser.parse_args(arguments)
+    if options.experiments[0] == "cost":
+        for name in options.experiments[1:]:
+            epoch_cost(name, options)
+        return
     if options.experiments[0] == "zero-shot":
         _, source, target = options.experiments
         zero_shot(source, target, options)

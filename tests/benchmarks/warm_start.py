@@ -102,7 +102,13 @@ def run(options: argparse.Namespace) -> None:
     cut = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=newest)).isoformat()
     former = load_config(
         options.config,
-        [*own, f"clean.end='{cut}'", f"prepared={work / 'yesterday'}", f"output={work / 'former'}"],
+        [
+            *own,
+            "expect={}",
+            f"clean.end='{cut}'",
+            f"prepared={work / 'yesterday'}",
+            f"output={work / 'former'}",
+        ],
     )
     yesterday = PreparedData.load(prepare(former).path)
     bundle = former.output_path / "bundle"

@@ -1,0 +1,1 @@
+"""Playlists, sessions and baskets as vectors: encoders, probes, neighbours, continuation, maps."""

@@ -1,0 +1,115 @@
+"""The README's tables about playlists, from playlists.jsonl; the newest row of each encoder counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.benchmarks import playlists
+
+Row = dict[str, Any]
+MEASURES = {
+    "r-precision": "R-precision",
+    "ndcg": "NDCG",
+    "clicks": "clicks",
+    "distinct artists": "artists",
+    "artist repetition": "artist repeated",
+}
+
+
+def newest(data: str) -> list[Row]:
+    """Rows of a data set, in the order in which encoders were first measured.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    rows = {row["encoder"]: row for row in playlists.read() if row["data"] == data}
+    if not rows:
+        raise SystemExit(f"playlists.jsonl has no row of {data}")
+    return list(rows.values())
+
+
+def probes(data: str) -> str:
+    """Accuracy of every probe and precision of neighbours: a row an encoder, the best of each column bold."""
+    rows = [row for row in newest(data) if "probes" in row]
+    names = [found["name"] for found in rows[0]["probes"]]
+    near = list(rows[0]["neighbours"])
+    best = {name: max(_accuracy(row, name)["accuracy"] for row in rows) for name in names}
+    best |= {f"near {name}": max(row["neighbours"][name] for row in rows) for name in near}
+    head = ["encoder", *names, *(f"neighbours: {name}" for name in near), "CPU"]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    chances = [f"{_accuracy(rows[0], name)['chance']:.2f}" for name in names]
+    lines.append(_line(["chance", *chances, *("" for _ in near), ""]))
+    for row in rows:
+        cells = [row["encoder"]]
+        for name in names:
+            found = _accuracy(row, name)
+            text = f"{found['accuracy']:.3f} ± {found['spread']:.3f}"
+            cells.append(_bold(text, found["accuracy"] == best[name]))
+        for name in near:
+            value = row["neighbours"][name]
+            cells.append(_bold(f"{value:.3f}", value == best[f"near {name}"]))
+        lines.append(_line([*cells, f"{row['cpu_seconds']:.0f} s"]))
+    return "\n".join(lines)
+
+
+def continuations(data: str) -> str:
+    """R-precision, NDCG and clicks of every task: a row a model."""
+    rows = [row for row in newest(data) if "continuation" in row]
+    tasks = list(rows[0]["continuation"])
+    shown = ("r-precision", "ndcg", "clicks")
+    head = ["model", *(f"{MEASURES[name]}, {task}" for task in tasks for name in shown)]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [row["encoder"]]
+        for task in tasks:
+            found = row["continuation"][task]
+            cells += [f"{found['r-precision']:.4f}", f"{found['ndcg']:.4f}", f"{found['clicks']:.2f}"]
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def diverse(data: str) -> str:
+    """What diverse beam search costs and gives: a row a decoder, beside what one-shot gives."""
+    row = next(row for row in newest(data) if "diverse" in row)
+    measures = ("r-precision", "distinct artists", "artist repetition", "intra-list diversity")
+    lines = [_line(["decoder", *(MEASURES.get(name, name) for name in measures)]), "|---|---|---|---|---|"]
+    plain = row["diverse"]["one-shot"]
+    for name, found in row["diverse"].items():
+        cells = [name]
+        for measure in measures:
+            change = found[measure] / plain[measure] - 1
+            cells.append(f"{found[measure]:.4f}" + (f" ({change:+.0%})" if name != "one-shot" else ""))
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def scale() -> str:
+    """How long many playlists take."""
+    row = newest_scale()
+    lines = ["| playlists of 50 tracks | embedded | indexed | median query |", "|---|---|---|---|"]
+    cells = [f"{row['playlists']:,}", f"{row['embed_s']:.0f} s", f"{row['index_s']:.0f} s"]
+    return "\n".join([*lines, _line([*cells, f"{row['query_ms']:.2f} ms"])])
+
+
+def newest_scale() -> Row:
+    """The last measurement of time.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    rows = [row for row in playlists.read() if row["data"] == "scale"]
+    if not rows:
+        raise SystemExit("playlists.jsonl has no measurement of scale")
+    return rows[-1]
+
+
+def _accuracy(row: Row, name: str) -> dict[str, float]:
+    return next(found for found in row["probes"] if found["name"] == name)
+
+
+def _bold(text: str, is_best: bool) -> str:
+    return f"**{text}**" if is_best else text
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

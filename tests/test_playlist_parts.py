@@ -1,0 +1,142 @@
+"""Parts of the playlists: probes, neighbours, settings, the map, and the Million Playlist format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.prepare import prepare
+from recsys.config import build_config
+from recsys.dataset import PreparedData
+from recsys.errors import InputError
+from recsys.playlists.continuation import nearest_tracks
+from recsys.playlists.explore import PlaylistMap, laid_out, write_html, write_png
+from recsys.playlists.neighbours import Neighbours, neighbour_precision
+from recsys.playlists.probes import Task, content_pairs, length_bins, run_probe
+from recsys.playlists.search import title_vector
+from recsys.playlists.settings import playlists_config
+from recsys.playlists.store import (
+    build_playlist_index,
+    load_playlist_index,
+    save_playlist_model,
+)
+from recsys.playlists.training import fit_playlists
+from tests.test_playlists import genre_playlists
+
+
+def test_a_probe_knows_chance_and_leaves_small_classes_out() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(300, 4)).astype(np.float32)
+    classes = np.r_[np.zeros(150), np.ones(145), np.full(5, 2)].astype(np.int64)
+    blind = run_probe(Task("noise", noise, classes, np.arange(300)), seed=0)
+    assert blind is not None
+    assert (blind.classes, blind.examples) == (2, 295)
+    assert abs(blind.accuracy - blind.chance) < 0.12
+    told = run_probe(Task("told", noise + classes[:, None] * 9, classes, np.arange(300)), seed=0)
+    assert told is not None
+    assert told.accuracy > 0.99
+    assert run_probe(Task("one", noise, np.zeros(300, np.int64), np.arange(300)), seed=0) is None
+
+
+def test_content_pairs_are_half_true() -> None:
+    playlists = genre_playlists(50, seed=4)
+    asked, tracks, inside = content_pairs(playlists, np.random.default_rng(0))
+    held = np.array([track in playlists[row] for row, track in zip(asked, tracks, strict=True)])
+    np.testing.assert_array_equal(held, inside == 1)
+    assert inside.mean() == 0.5
+    assert length_bins(np.arange(100)).tolist() == (np.arange(100) // 20).tolist()
+
+
+def test_neighbours_are_the_exact_ones_and_precision_counts_them() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 8))
+    classes = rng.integers(4, size=200)
+    vectors = (centres[classes] + rng.normal(size=(200, 8)) * 0.1).astype(np.float32)
+    index = Neighbours.build(vectors)
+    exact = np.argsort(-(index.vectors @ index.vectors[7]), kind="stable")[1:6]
+    np.testing.assert_array_equal(index.search(vectors[7], 5, exclude=7)[0], exact)
+    assert neighbour_precision(index, classes, queries=50).mean() == 1
+    assert neighbour_precision(index, np.where(classes == 0, 0, -1), queries=500).shape == (
+        int((classes == 0).sum()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.epochz=3"], "unknown key `epochz` in `model` of the settings; did you mean `epochs`"),
+        (["dimm=3"], "unknown key `dimm` in the settings; did you mean `dim`"),
+        (["dim=10", "model.heads=4"], "dim 10 is not a multiple of heads 4"),
+        (["dim=5", "model=seq2seq", "model.bidirectional=true"], "dim 5 is odd"),
+        (["order=random"], "`order` in the settings: Input should be 'sequence' or 'set'; got 'random'"),
+    ],
+)
+def test_settings_are_refused_by_name(overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        playlists_config(overrides)
+
+
+def test_the_map_stands_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    places = laid_out(rng.normal(size=(12, 6)).astype(np.float32))
+    names = [f"</script> <b>{row}" for row in range(12)]
+    label = np.r_[np.full(4, -1), np.zeros(4), np.ones(4)].astype(np.int64)
+    found = PlaylistMap(places, names, label, ["rock & roll", "jazz"], ["5 tracks"] * 12)
+    write_html(found, tmp_path / "map.html", "Mine <i>")
+    page = (tmp_path / "map.html").read_text()
+    assert "http" not in page
+    assert page.count("</script>") == 2  # no name ends an element early
+    assert "rock &amp; roll" in page
+    assert "Mine &lt;i&gt;" in page
+    write_png(found, tmp_path / "map.png", "Mine $1")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="there are 4 playlists; a map needs at least 5"):
+        laid_out(np.zeros((4, 3), np.float32))
+
+
+def test_slices_of_the_million_playlist_data_set_become_playlists_with_titles(tmp_path: Path) -> None:
+    lists = [
+        {
+            "name": f"list {pid}" if pid else None,
+            "pid": pid,
+            "tracks": [
+                {
+                    "pos": pos,
+                    "track_uri": f"spotify:track:{number}",
+                    "track_name": f"Song {number}",
+                    "artist_uri": f"spotify:artist:{number // 3}",
+                    "artist_name": f"Artist {number // 3}",
+                    "album_uri": "spotify:album:1",
+                    "album_name": "Album 1",
+                    "duration_ms": 1000 * number,
+                }
+                for pos, number in enumerate(range(pid, pid + 6))
+            ][::-1],
+        }
+        for pid in range(8)
+    ]
+    (tmp_path / "mpd.slice.0-7.json").write_text(json.dumps({"playlists": lists}))
+    tree: dict[str, Any] = {
+        "name": "mpd",
+        "prepared": str(tmp_path / "prepared"),
+        "data": {
+            "path": str(tmp_path),
+            "format": "spotify-mpd",
+            "items": "log",
+            "columns": {"context": ["name"]},
+            "item_columns": {"title": "track_name", "attributes": ["artist_name", "duration_ms"]},
+        },
+    }
+    data = PreparedData.load(prepare(build_config(tree, where="the test")).path)
+    assert data.titles is not None
+    assert data.titles.to_pylist() == [None, *(f"list {pid}" for pid in range(1, 8))]
+    assert data.vocabulary.decode(data.sequences[3]) == [f"spotify:track:{n}" for n in range(3, 9)]
+    config = playlists_config(["dim=8", "model.epochs=1", "model.layers=1", "holdout=0"])
+    model = save_playlist_model(tmp_path / "encoder", fit_playlists(config, data), config, data)
+    build_playlist_index(model, data)
+    vector = title_vector(load_playlist_index(model), "List 7")
+    assert nearest_tracks(model.encoder, vector, 3).min() > 0
