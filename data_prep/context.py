@@ -24,19 +24,16 @@ def carried(events: pl.DataFrame, sessions: SessionConfig) -> pl.DataFrame:
     return events.select(names)
 
 
-def with_context(
-    sequences: pa.Table, placed: Frame, events: pl.DataFrame, sessions: SessionConfig
-) -> pa.Table:
+def with_context(sequences: pa.Table, placed: Frame, events: pl.DataFrame) -> pa.Table:
     """Add the context columns, each with the value at the first event of its sequence.
 
     Args:
         sequences: sequences.parquet.
         placed: events with their position, and the user's id where sessions were cut.
-        events: the canonical frame that they were made of; what was not carried is the context.
-        sessions: the `sessions` section.
+        events: the canonical frame that they were made of, which still has the context.
     """
     made = [name for name in placed.collect_schema().names() if name not in _OF_EVENTS]
-    context = events.drop(carried(events.clear(), sessions).columns)
+    context = events.drop(*_OF_EVENTS, schema.SESSION, strict=False)
     if not made and not context.columns:
         return sequences
     first = placed.filter(nw.col(schema.POSITION) == 0).select(schema.SEQUENCE, schema.ROW, *made)

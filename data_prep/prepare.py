@@ -290,7 +290,7 @@ def _made(config: ExperimentConfig, source: Input) -> _Made:
     if source.former:
         marked, counts = source.former.with_gone(marked, counts)
     tables, notices = assemble(_collected(events), marked, counts, items=source.items, timed=is_timed(events))
-    tables = replace(tables, sequences=with_context(tables.sequences, events, log, config.sessions))
+    tables = replace(tables, sequences=with_context(tables.sequences, events, log))
     if source.former:
         tables = source.former.ordered(tables)
     return _Made(tables, cuts, tuple(removals), tuple(notices))

@@ -6,6 +6,7 @@ that the content is the same, byte for byte.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
+SLICE = 500_000
+"""Events that are handed over at a time."""
+
+
 @dataclass(frozen=True)
 class SparkEngine:
     """Wherever the session computes: in local threads, or on a cluster.
@@ -31,7 +36,11 @@ class SparkEngine:
     session: SparkSession
 
     def take(self, events: pl.DataFrame) -> Frame:
-        """Hand the events over as Arrow."""
+        """Hand the events over as Arrow, in slices: a task of Spark's carries its rows in one message."""
+        slices = map(self._taken, events.iter_slices(SLICE) if len(events) else [events])
+        return functools.reduce(lambda frame, part: nw.concat([frame, part]), slices)
+
+    def _taken(self, events: pl.DataFrame) -> Frame:
         table = events.to_arrow(compat_level=pl.CompatLevel.oldest())
         kinds = [pa.string() if pa.types.is_large_string(kind) else kind for kind in table.schema.types]
         plain = table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
@@ -54,11 +63,17 @@ def spark_engine() -> SparkEngine:
         InputError: PySpark is not installed, or finds no Java.
     """
     try:
+        from pyspark import SparkConf, SparkContext
         from pyspark.errors import PySparkRuntimeError
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise InputError("engine=spark needs PySpark: pip install 'recsys[spark]'") from error
+    running = SparkSession.getActiveSession()
+    if running is not None:
+        return SparkEngine(running)
     try:
-        return SparkEngine(SparkSession.builder.getOrCreate())
+        SparkContext._ensure_initialized()  # Java reads Spark's own settings, which go first
+        settings = SparkConf().setIfMissing("spark.driver.maxResultSize", "0")  # both tables are built here
+        return SparkEngine(SparkSession.builder.config(conf=settings).getOrCreate())
     except PySparkRuntimeError as error:
         raise InputError(f"engine=spark needs Java 17 or newer, and Spark did not start: {error}") from error

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
-from recsys.config import EncoderConfig, ExperimentConfig, RecformerConfig, setting_differences, shown_uri
+from recsys.config import (
+    EncoderConfig,
+    ExperimentConfig,
+    RecformerConfig,
+    setting_differences,
+    shown_uri,
+    with_defaults,
+)
 from recsys.dataset import Part, PreparedData, Split, Targets
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
@@ -341,7 +348,7 @@ def _chosen_by_validation(config: ExperimentConfig, data: PreparedData, start: W
 
 def check_settings(config: ExperimentConfig, data: PreparedData) -> None:
     """Refuse data that was prepared in another way than the configuration says."""
-    stated = data.manifest.get("settings", {})
+    stated = with_defaults(data.manifest.get("settings", {}))
     asked = config.model_dump(mode="json")
     differences = [
         difference
