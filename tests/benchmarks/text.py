@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -58,25 +59,31 @@ MINILM: Arms = {
         "model.backbone=BACKBONE",
     ),
 }
-FLOORS: Arms = {"text-kNN": ("model=text_knn",), "popularity by category": ("model=category_popularity",)}
+TEXT_KNN: Arms = {"text-kNN": ("model=text_knn",)}
+FLOORS: Arms = {**TEXT_KNN, "popularity by category": ("model=category_popularity",)}
+COLD: Any = {"split": ("split={kind: item_cold}",), "candidates": ("cold", "all")}
+RECFORMER = ("model=recformer", "model.max_length=20", "model.max_tokens=256", "training.batch_size=128")
+PRETRAINED: Arms = {"Recformer, pre-trained": (*RECFORMER, "model.objective=pretrain")}
+
+
+def _recformers(source: str) -> Arms:
+    """Fine-tuned in two stages, from scratch and from what was pre-trained on other data."""
+    start = f"model.backbone=RUN({source}, {next(iter(PRETRAINED))})"
+    return {"Recformer": RECFORMER, f"Recformer, pre-trained on {source}": (*RECFORMER, start)}
+
+
 EXPERIMENTS = {
     "yelp": Experiment("yelp", (), ID | BOTH | TEXT),
-    "yelp-minilm": Experiment("yelp", (), TEXT | MINILM),
-    "yelp-cold": Experiment("yelp", ("split={kind: item_cold}",), FLOORS | ID | TEXT | BOTH, ("cold", "all")),
-    "yelp-cold-tokens": Experiment(
-        "yelp",
-        ("split={kind: item_cold}",),
-        {
-            "text-kNN": FLOORS["text-kNN"],
-            "BERT4Rec, text": (*TEXT["BERT4Rec, text"], "model.token_dropout=0.3"),
-        },
-        ("cold", "all"),
-    ),
+    "yelp-minilm": Experiment("yelp", (), BOTH | MINILM),
+    "yelp-cold": Experiment("yelp", arms=FLOORS | ID | TEXT | BOTH, **COLD),
+    "yelp-cold-minilm": Experiment("yelp", arms=TEXT_KNN | MINILM, **COLD),
     "yelp-users-10": Experiment("yelp", ("split={kind: low_resource, users: 0.1}",), ID | TEXT | BOTH),
     "yelp-users-30": Experiment("yelp", ("split={kind: low_resource, users: 0.3}",), ID | TEXT | BOTH),
     "ml-100k": Experiment("ml-100k", (), ID | TEXT | BOTH),
-    "yelp-restaurants": Experiment("yelp", (), TEXT, half=True),
-    "yelp-others": Experiment("yelp", (), TEXT, half=False),
+    "ml-100k-minilm": Experiment("ml-100k", (), MINILM),
+    "yelp-restaurants": Experiment("yelp", (), TEXT | MINILM, half=True),
+    "yelp-others": Experiment("yelp", (), TEXT | MINILM | PRETRAINED, half=False),
+    "yelp-restaurants-tuned": Experiment("yelp", (), _recformers("yelp-others"), half=True),
 }
 
 
@@ -109,7 +116,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
         if options.arms and label not in options.arms.split(";"):
             continue
         training = [f"training.epochs={options.epochs}", f"training.validate_every={options.validate_every}"]
-        chosen = [each.replace("BACKBONE", str(options.backbone)) for each in overrides]
+        chosen = [_filled(each, options) for each in overrides]
         file = CONFIGS / f"{experiment.data}.yaml"
         config = load_config(file, [*where, *chosen, *training, "training.patience=100"])
         if label in given:
@@ -126,19 +133,22 @@ def measure(name: str, options: argparse.Namespace) -> None:
 
 
 def zero_shot(source: str, target: str, options: argparse.Namespace) -> None:
-    """Measure the text arm of an experiment on another one's data, beside text-kNN and chance."""
+    """Measure the text models of an experiment on another one's data, beside text-kNN and chance."""
     experiment = EXPERIMENTS[target]
     where, data = prepared(experiment, options.bench, options.work)
-    file = CONFIGS / f"{experiment.data}.yaml"
-    knn = load_config(file, [*where, *FLOORS["text-kNN"]])
+    knn = load_config(CONFIGS / f"{experiment.data}.yaml", [*where, *TEXT_KNN["text-kNN"]])
     floor = evaluate(arm(knn, data, options.work, options.work)[0], data, scores_cold=True)
     name = f"{source} to {target}"
-    _add(_row(name, "text-kNN", "all", data, floor, floor, {}))
-    bundle = Bundle.load(_run_folder(options, source, next(iter(TEXT))) / "bundle")
-    model = for_catalogue(bundle.model, bundle.config.model, data.items)
-    found = evaluate(model, data, scores_cold=True)
     chance = {RANDOM: round(10 / len(data.vocabulary), 6)}
-    _add(_row(name, f"{next(iter(TEXT))}, zero-shot", "all", data, found, floor, chance))
+    _add(_row(name, "text-kNN", "all", data, floor, floor, chance))
+    for label in EXPERIMENTS[source].arms:
+        folder = _run_folder(options, source, label) / "bundle"
+        if not folder.exists() or (options.arms and label not in options.arms.split(";")):
+            continue
+        bundle = Bundle.load(folder)
+        model = for_catalogue(bundle.model, bundle.config.model, data.items)
+        found = evaluate(model, data, scores_cold=True)
+        _add(_row(name, f"{label}, zero-shot", "all", data, found, floor, chance))
 
 
 def epoch_cost(name: str, options: argparse.Namespace) -> None:
@@ -187,6 +197,15 @@ def _steps(module: EncoderTraining) -> Iterator[None]:
         yield
 
 
+def _filled(override: str, options: argparse.Namespace) -> str:
+    """With the folders of this run: `BACKBONE` as given, `RUN(experiment, label)` what was trained before."""
+    named = re.search(r"RUN\((.+?), (.+?)\)", override)
+    if named:
+        folder = _run_folder(options, named[1], named[2]) / "bundle"
+        return override.replace(named[0], str(folder))
+    return override.replace("BACKBONE", str(options.backbone))
+
+
 def _run_folder(options: argparse.Namespace, name: str, label: str) -> Path:
     kind = "".join(filter(str.isalnum, label))
     return Path(options.work) / "runs" / f"{name}-{kind}-{options.epochs}"
@@ -211,6 +230,7 @@ def _row(
         "users": found.users,
         "cold_targets": found.cold_targets,
         "metrics": metrics,
+        "scores_cold": found.scores_cold,
         **facts,
         "versions": environment().packages,
     }
@@ -249,6 +269,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         means = [f"{row['metrics'][metric]['mean']:.4f}" for metric in METRICS]
         found = row.get("difference", {}).get("ndcg@10")
         paired = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})" if found else ""
+        if row["cold_targets"] == row["users"] and not row.get("scores_cold", True):
+            means = ["cannot score them"] * len(METRICS)
         cells = [experiment, f"{candidates} items", model, *means, paired, str(row.get("best_epoch", ""))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

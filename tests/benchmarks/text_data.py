@@ -47,7 +47,15 @@ def prepared(experiment: Experiment, bench: Path, work: Path) -> tuple[list[str]
         name += "-of-it" if experiment.half else "-of-others"
     if experiment.data == "yelp":
         source, items = _with_item_lines(source, work / name, experiment.half), YELP_ITEMS
-    overrides = [f"data.path={source}", f"prepared={work / 'prepared' / name}", *items, *experiment.split]
+    # The published counts are of the whole data set, not of a part of it.
+    expect = ["expect={}"] if experiment.split or experiment.half is not None else []
+    overrides = [
+        f"data.path={source}",
+        f"prepared={work / 'prepared' / name}",
+        *items,
+        *experiment.split,
+        *expect,
+    ]
     config = load_config(CONFIGS / f"{experiment.data}.yaml", overrides)
     prepare(config)
     return overrides, PreparedData.load(config.prepared_path)

@@ -20,28 +20,8 @@ from recsys.recommender import Recommender
 from serving.export import Shard, Wanted, export
 from serving.export.files import exchange
 from serving.export.wanted import day, id_hash, known_what
-from tests.export_world import N_ITEMS, N_SEQUENCES, read, world
+from tests.export.world import N_ITEMS, N_SEQUENCES, read
 from tests.worlds import counting_bundle, prepared, ring
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("export")
-
-
-@pytest.fixture(scope="module")
-def made(folder: Path) -> tuple[PreparedData, Recommender]:
-    return world(folder)
-
-
-@pytest.fixture(scope="module")
-def data(made: tuple[PreparedData, Recommender]) -> PreparedData:
-    return made[0]
-
-
-@pytest.fixture(scope="module")
-def recommender(made: tuple[PreparedData, Recommender]) -> Recommender:
-    return made[1]
 
 
 def lists(recommender: Recommender, data: PreparedData, k: int, filters: Filters) -> list[Recommendations]:

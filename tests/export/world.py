@@ -1,6 +1,6 @@
 """An export that is killed again and again: helper of the tests, and a program that does the killing.
 
-    python -m tests.export_world FOLDER OUT KILLS SEED
+    python -m tests.export.world FOLDER OUT KILLS SEED
 
 FOLDER holds `data` and `bundle`. Each round exports lists of 2, forks a process that exports lists of 3 in
 parts of one sequence, kills it at a random moment, up to three times in a row, looks at what readers see,

@@ -20,26 +20,11 @@ from recsys.recommender import Recommender
 from serving.export import Shard, Wanted, export
 from serving.export.sql import SqlSink
 from serving.export.wanted import Part, known_what
-from tests.export_world import read, world
+from tests.export.world import read
 from tests.postgres import PASSWORD, postgres_server
 from tests.redis_server import redis_server
 
 PLACES = ("sqlite", "postgresql", "redis")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedData, Recommender]:
-    return world(tmp_path_factory.mktemp("databases"))
-
-
-@pytest.fixture(scope="module")
-def data(made: tuple[PreparedData, Recommender]) -> PreparedData:
-    return made[0]
-
-
-@pytest.fixture(scope="module")
-def recommender(made: tuple[PreparedData, Recommender]) -> Recommender:
-    return made[1]
 
 
 @pytest.fixture(scope="module")

@@ -13,29 +13,9 @@ from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.recommender import Recommender
 from serving.export import Wanted, export
-from tests.export_world import read, world
+from tests.export.world import read
 from tests.postgres import PASSWORD, postgres_server
 from tests.redis_server import redis_server
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("export")
-
-
-@pytest.fixture(scope="module")
-def made(folder: Path) -> tuple[PreparedData, Recommender]:
-    return world(folder)
-
-
-@pytest.fixture(scope="module")
-def data(made: tuple[PreparedData, Recommender]) -> PreparedData:
-    return made[0]
-
-
-@pytest.fixture(scope="module")
-def recommender(made: tuple[PreparedData, Recommender]) -> Recommender:
-    return made[1]
 
 
 def test_an_unfinished_export_goes_on_and_another_one_begins_anew(
@@ -90,7 +70,7 @@ def test_one_export_at_a_time(tmp_path: Path, recommender: Recommender, data: Pr
 
 
 def killed(folder: Path, out: str, kills: int) -> dict[str, int]:
-    command = [sys.executable, "-m", "tests.export_world", str(folder), out, str(kills), "7"]
+    command = [sys.executable, "-m", "tests.export.world", str(folder), out, str(kills), "7"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     counts: dict[str, int] = json.loads(done.stdout)
