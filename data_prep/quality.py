@@ -72,8 +72,8 @@ def measure_quality(folder: Path, previous: Path | None = None) -> dict[str, Any
 
     Args:
         folder: a prepared data set.
-        previous: the folder of an earlier version of it, or the JSON file of a report on one, or None; drift is
-            measured against it.
+        previous: what drift is measured against: the folder of an earlier version of it, or the JSON file of
+            a report on one, or None.
 
     Raises:
         InputError: a folder holds no sound prepared data set, or the file no such report.

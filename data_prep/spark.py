@@ -63,17 +63,11 @@ def spark_engine() -> SparkEngine:
         InputError: PySpark is not installed, or finds no Java.
     """
     try:
-        from pyspark import SparkConf, SparkContext
         from pyspark.errors import PySparkRuntimeError
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise InputError("engine=spark needs PySpark: pip install 'recsys[spark]'") from error
-    running = SparkSession.getActiveSession()
-    if running is not None:
-        return SparkEngine(running)
     try:
-        SparkContext._ensure_initialized()  # Java reads Spark's own settings, which go first
-        settings = SparkConf().setIfMissing("spark.driver.maxResultSize", "0")  # both tables are built here
-        return SparkEngine(SparkSession.builder.config(conf=settings).getOrCreate())
+        return SparkEngine(SparkSession.builder.getOrCreate())
     except PySparkRuntimeError as error:
         raise InputError(f"engine=spark needs Java 17 or newer, and Spark did not start: {error}") from error

@@ -1,25 +1,51 @@
-"""Spark and Polars prepare the same content, of clean logs and of bad rows."""
+"""Spark and Polars prepare the same content, of clean logs and of bad rows, and export the same lists."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep.prepare import prepare, prepare_frame
+from recsys.answers import Filters
 from recsys.config import build_config
 from recsys.errors import InputError
+from serving.export import Wanted, export
+from serving.export.spark import export as export_on_spark
+from tests.export.world import world
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-COLUMNS = {"sequence": "user", "item": "item", "time": "at", "event": "kind", "context": ["device"]}
+COLUMNS = {
+    "sequence": "user",
+    "item": "item",
+    "time": "at",
+    "rating": "stars",
+    "event": "kind",
+    "session": "visit",
+    "context": ["device"],
+}
+pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
+SMALL = {
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "localhost",
+    "spark.driver.memory": "512m",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+"""Little data: what compiles a query takes longer than what runs it."""
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +53,28 @@ def spark() -> Iterator[SparkSession]:
     """A Spark of two threads; `engine=spark` uses the session that runs."""
     from pyspark.sql import SparkSession
 
-    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-    small = builder.config("spark.driver.memory", "512m").config("spark.driver.host", "localhost")
-    session = small.config("spark.sql.shuffle.partitions", "2").getOrCreate()
-    yield session
-    session.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        builder = SparkSession.builder.master("local[2]")
+        for name, value in SMALL.items():
+            builder = builder.config(name, value)
+        session = builder.getOrCreate()
+        yield session
+        session.stop()
 
 
-def log(events: int = 400) -> pl.DataFrame:
+def log(events: int = 500) -> pl.DataFrame:
     """A log with what logs have: no id here, no time there, copies, ties, repeats, ids beyond ASCII."""
     rng = np.random.default_rng(0)
     drawn = pl.DataFrame(
         {
-            "user": rng.choice(["", "007", "7", "Zoë", "b", "c d", "e\u200b", "f"], events),
-            "item": rng.choice([*"abcdefgh", "", "É", "e\u0301"], events),
-            "at": 1_700_000_000 + rng.integers(40, size=events) * 900,
+            "user": rng.choice(np.array(["", "007", "7", "Zoë", "b/c", "c d", "e\u200b", "f", None]), events),
+            "item": rng.choice([*"abcdefgh", "", "É", "e\u0301", "%41"], events),
+            "at": rng.integers(-400, 400, size=events) * 900,  # before 1970 too
+            "stars": rng.choice([1.0, 2.5, 5.0, np.nan, np.inf], events),
             "kind": rng.choice(["buy", "view"], events),
-            "device": rng.choice(["phone", "car"], events),
+            "visit": rng.choice(["", "1", "a/b", "100%"], events),
+            "device": rng.choice(np.array(["phone", "car", None]), events),
         }
     )
     untimed = pl.when(pl.Series(rng.random(events) > 0.02)).then("at").alias("at")
@@ -63,56 +94,89 @@ def made(folder: Path, tree: dict[str, Any], frame: pl.DataFrame | None = None) 
 
 
 WAYS: dict[str, dict[str, Any]] = {
-    "sessions": {
+    "sessions by gap": {
         "clean": {
             "max_per_minute": 20,
+            "min_rating": 2,
             "repeats": "consecutive",
             "min_sequence_length": 2,
             "min_item_count": 3,
             "max_sequence_length": 9,
         },
-        "sessions": {"by": "gap", "minutes": 20},
+        "sessions": {"by": "gap", "minutes": 200},
+        "split": {"kind": "leave_one_out", "targets": ["buy"]},
     },
     "cuts in time": {
-        "clean": {"repeats": "first", "min_sequence_length": 2},
+        "clean": {"repeats": "first", "min_sequence_length": 2, "start": "1969-12-29"},
+        "sessions": {"by": "day", "starts_at": -5.5},
         "split": {"kind": "global_time", "targets": ["buy"]},
     },
+    "cold items": {"sessions": "column", "split": {"kind": "item_cold", "items": 0.3}},
 }
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # PySpark leaves a pipe open
+def test_an_engine_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It comes first: no session runs yet that would be taken."""
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"needs Java 17 or newer, and Spark did not start: .*GATEWAY_EXITED"
+    ):
+        made(tmp_path, {"data": {"columns": COLUMNS}}, log(50))
+    assert not (tmp_path / "spark").exists()
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    with pytest.raises(InputError, match=r"needs PySpark: pip install 'recsys\[spark\]'"):
+        made(tmp_path, {"data": {"columns": COLUMNS}}, log(50))
+
+
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_the_content_is_the_same(spark: SparkSession, tmp_path: Path, way: dict[str, Any]) -> None:
+def test_the_content_is_the_same(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("data_prep.spark.SLICE", 400)
     polars, by_spark = made(tmp_path, {"data": {"columns": COLUMNS}, **way}, log())
     assert polars == by_spark
-    assert 0 < polars[1]["events"] < 400
-    assert "device" in pq.read_schema(tmp_path / "spark/sequences.parquet").names
+    assert 0 < polars[1]["events"] < 500
+    assert polars[2][0]["step"] == "validate"
+    assert polars[2][0]["events"] > 50
+    names = pq.read_schema(tmp_path / "spark/sequences.parquet").names
+    assert ("user" in names, "device" in names, "visit" in names) == (True, True, False)
 
 
-def test_a_log_without_times_and_ids_that_are_numbers(spark: SparkSession, tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("7 1\n7 1\n5 2\n7 3\n5 4\n6 9\n")
+def test_a_file_without_times_and_ids_that_are_numbers(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "user,item,visit\n7,1,x\n7,1,\n5,,x\n5,2,x\n,2,x\n7,3,x\n5,4,y\n6,9,z\n"
+    )
+    columns = {"sequence": "user", "item": "item", "session": "visit"}
     tree = {
-        "data": {"path": str(tmp_path / "log.txt"), "format": "pairs"},
+        "data": {"path": str(tmp_path / "log.csv"), "columns": columns},
         "split": {"kind": "user_holdout", "valid": 0.4, "test": 0.2},
     }
     polars, by_spark = made(tmp_path, tree)
     assert polars == by_spark
-    assert polars[1]["events"] == 6
+    assert (polars[1]["events"], polars[2][0]["events"]) == (6, 2)
+    assert "session" not in pq.read_schema(tmp_path / "spark/sequences.parquet").names
 
 
-def test_an_engine_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pyspark.errors import PySparkRuntimeError
-    from pyspark.sql import SparkSession
-
-    def fails(builder: object) -> None:
-        raise PySparkRuntimeError("no Java gateway")
-
-    monkeypatch.setattr(SparkSession.Builder, "getOrCreate", fails)
-    with pytest.raises(InputError, match=r"engine=spark needs Java 17 or newer, .*: no Java gateway"):
-        made(tmp_path, {"data": {"columns": COLUMNS}}, log(50))
-    assert not (tmp_path / "spark").exists()
-    monkeypatch.setitem(__import__("sys").modules, "pyspark.sql", None)
-    with pytest.raises(InputError, match=r"needs PySpark: pip install 'recsys\[spark\]'"):
-        made(tmp_path, {"data": {"columns": COLUMNS}}, log(50))
+def test_spark_exports_the_same_lists(spark: SparkSession, tmp_path: Path) -> None:
+    data, recommender = world(tmp_path)
+    bundle = recommender.bundle.folder
+    filters = Filters(deny=(3,), max_per={})
+    export(recommender, data, tmp_path / "lists.parquet", Wanted(k=7, filters=filters))
+    expected = pq.read_table(tmp_path / "lists.parquet").drop_columns(["generated_at"])
+    ids = [
+        [10_000, *data.vocabulary.decode(row)] for row in data.sequences
+    ]  # an unknown item changes nothing
+    histories = spark.createDataFrame(pa.table({"items": ids, "sequence": data.ids.cast(pa.string())}))
+    lists = export_on_spark(bundle, histories.repartition(3), 7, filters, block=4)
+    found = lists.toArrow().sort_by("sequence")
+    assert found.drop_columns(["generated_at"]).to_pylist() == expected.sort_by("sequence").to_pylist()
+    assert len(set(found["generated_at"].to_pylist())) == 1
+    with pytest.raises(InputError, match="the histories have columns items, id; expected `sequence` too"):
+        export_on_spark(bundle, histories.withColumnRenamed("sequence", "id"))
+    words = histories.selectExpr("sequence", "cast(items as array<string>) as items")
+    with pytest.raises(InputError, match=r"`items` is array<string>; expected array<bigint>, .*: cast it"):
+        export_on_spark(bundle, words)
 
 
 @pytest.mark.external_data

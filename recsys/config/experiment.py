@@ -152,7 +152,7 @@ def setting_differences(left: Any, right: Any, path: str = "") -> list[str]:  # 
 
 
 def with_defaults(sections: dict[str, Any]) -> dict[str, Any]:
-    """Recorded sections of a configuration as this version would record them: a key that came since has its default.
+    """Recorded sections of a configuration, as they are recorded now: a key that came since has its default.
 
     What this version does not accept any more is left as it is, and differs.
     """
