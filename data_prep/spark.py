@@ -47,9 +47,21 @@ class SparkEngine:
         return self.checkpoint(nw.from_native(self.session.createDataFrame(plain)))
 
     def checkpoint(self, frame: Frame) -> Frame:
-        """Compute it where it is, and forget how it was made: rounds would make the plan ever longer."""
+        """Compute it where it is, and forget how it was made: rounds would make the plan ever longer.
+
+        Raises:
+            InputError: Spark failed, such as for want of memory.
+        """
+        from py4j.protocol import Py4JJavaError
+
         native: DataFrame = frame.to_native()
-        return nw.from_native(native.localCheckpoint())
+        try:
+            return nw.from_native(native.localCheckpoint())
+        except Py4JJavaError as error:
+            raise InputError(
+                f"Spark failed, and nothing was written: {error.java_exception}; its log says more, and its "
+                "own settings give it more memory (spark.driver.memory, spark.executor.memory)"
+            ) from error
 
     def by_sequence(self, step: Step, events: Frame) -> Frame:
         """Spark itself divides the sequences among its tasks."""

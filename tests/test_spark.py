@@ -164,9 +164,8 @@ def test_spark_exports_the_same_lists(spark: SparkSession, tmp_path: Path) -> No
     filters = Filters(deny=(3,), max_per={})
     export(recommender, data, tmp_path / "lists.parquet", Wanted(k=7, filters=filters))
     expected = pq.read_table(tmp_path / "lists.parquet").drop_columns(["generated_at"])
-    ids = [
-        [10_000, *data.vocabulary.decode(row)] for row in data.sequences
-    ]  # an unknown item changes nothing
+    rows = [data.sequences[row] for row in range(len(data.ids))]
+    ids = [[10_000, *data.vocabulary.decode(row)] for row in rows]  # an unknown item changes nothing
     histories = spark.createDataFrame(pa.table({"items": ids, "sequence": data.ids.cast(pa.string())}))
     lists = export_on_spark(bundle, histories.repartition(3), 7, filters, block=4)
     found = lists.toArrow().sort_by("sequence")
