@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
@@ -200,9 +201,16 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
                 axis.loglog(*zip(*points, strict=True), marker="o", label=name)
     for axis, label in zip(axes, ("processor seconds", "peak memory, GiB"), strict=True):
         axis.set(xlabel="events", ylabel=label)
+        axis.set_xticks(
+            [row["events"] for row in newest(rows)], [f"{row['events']:,}" for row in newest(rows)]
+        )
+        axis.xaxis.minorticks_off()
+        axis.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+        axis.tick_params(axis="y", which="minor", labelsize=6)
         axis.grid(visible=True, which="both", alpha=0.3)
     axes[0].legend()
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "the same file each time"}):
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -213,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 25_000_000])
+    add("--events", type=int, nargs="*", default=[1_000_000, 5_000_000, 25_000_000])
     add("--work", type=Path, default=Path("runs/prepare-scale"), help="folder of the logs, kept between runs")
     add("--results", type=Path, default=RESULTS, help="file to add the rows to")
     for peer, (name, _) in PEERS.items():
