@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from recsys.config import build_config
 from recsys.errors import InputError
 from serving.export import Wanted, export
 from serving.export.spark import export as export_on_spark
+from tests.benchmarks.prepare_scale import CONFIG, write_log
 from tests.export.world import world
 
 if TYPE_CHECKING:
@@ -178,19 +182,44 @@ def test_spark_exports_the_same_lists(spark: SparkSession, tmp_path: Path) -> No
         export_on_spark(bundle, words)
 
 
+@pytest.mark.slow
+def test_five_million_generated_events(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    write_log(log, 5_000_000)
+    (tmp_path / "scale.yaml").write_text(CONFIG)
+    found = []
+    for engine in ("polars", "spark"):
+        command = ["prepare", str(tmp_path / "scale.yaml"), f"engine={engine}", f"data.path={log}"]
+        command = [sys.executable, "-m", "recsys", *command, f"prepared={tmp_path / engine}"]
+        memory = {"PYSPARK_SUBMIT_ARGS": "--master local[2] --driver-memory 3g pyspark-shell"}
+        subprocess.run(command, env={**os.environ, **memory}, check=True)
+        manifest = json.loads((tmp_path / engine / "manifest.json").read_text())
+        found.append([manifest[key] for key in ("content_digest", "counts", "removals")])
+    assert found[0] == found[1]
+    assert found[0][2][0]["events"] > 400  # rows without an item
+
+
+PLAIN = {"format": "sequences", "events": "sequences.txt"}
+POSITIONS = {"sequence": "playlist_id", "item": "track_id", "time": "pos"}
+
+
 @pytest.mark.external_data
 @pytest.mark.parametrize(
     ("name", "data", "clean"),
     [
-        ("ml-100k", {"path": "ml-100k", "format": "atomic"}, {"min_item_count": 5, "repeats": "first"}),
-        ("beauty", {"path": "amazon-beauty-bert4rec/beauty.txt", "format": "pairs"}, {}),
-        ("lastfm", {"path": "lastfm/sequences.txt", "format": "sequences"}, {"min_item_count": 5}),
-        ("beauty-5core", {"path": "amazon-beauty-5core/sequences.txt", "format": "sequences"}, {}),
-        ("yelp", {"path": "yelp/sequences.txt", "format": "sequences"}, {"min_sequence_length": 9}),
+        ("ml-100k", {"format": "atomic"}, {"min_item_count": 5, "repeats": "first"}),
+        ("amazon-beauty-bert4rec", {"format": "pairs", "events": "beauty.txt"}, {}),
+        ("lastfm", PLAIN, {"min_item_count": 5}),
+        ("amazon-beauty-5core", PLAIN, {}),
+        ("yelp", PLAIN, {"min_sequence_length": 9}),
+        ("spotify-playlists", {"events": "train_new_pos.csv", "columns": POSITIONS}, {"min_item_count": 2}),
     ],
 )
 def test_public_data_sets(
-    spark: SparkSession, tmp_path: Path, name: str, data: dict[str, str], clean: dict[str, Any]
+    spark: SparkSession, tmp_path: Path, name: str, data: dict[str, Any], clean: dict[str, Any]
 ) -> None:
-    polars, by_spark = made(tmp_path, {"data": {**data, "path": str(DATA / data["path"])}, "clean": clean})
+    if not (DATA / name).is_dir():
+        pytest.skip(f"{name} is not beside the project, in {DATA / name}")
+    polars, by_spark = made(tmp_path, {"data": {**data, "path": str(DATA / name)}, "clean": clean})
     assert polars == by_spark
+    print(name, *polars)
