@@ -6,6 +6,7 @@ folder needs none of it. Our own defaults (see `DEFAULTS`) stand only where the 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -92,7 +93,11 @@ def mlflow_session(uri: str, *, create: bool = False) -> Iterator[MlflowClient]:
         before = mlflow.get_tracking_uri() if set_before else None
         mlflow.set_tracking_uri(target)
         try:
-            yield mlflow.MlflowClient(target)
+            with _alone(file):  # MLflow makes missing tables here
+                client = mlflow.MlflowClient(target)
+                if file is not None:
+                    client.search_registered_models(max_results=1)
+            yield client
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise InputError(
@@ -159,6 +164,20 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def _alone(database: Path | None) -> Iterator[None]:
+    """One process at a time at a SQLite database: of two that make its tables at once both would fail."""
+    if database is None:
+        yield
+        return
+    folder = os.open(database.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _check_reachable(uri: str, *, create: bool) -> None:

@@ -12,6 +12,13 @@ from tests.mlflow_world import sqlite_uri
 settings.register_profile("recsys", deadline=None, max_examples=50)
 settings.load_profile("recsys")
 
+LONGEST = ("test_readme.py", "test_nightly.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that the suite's processes end together."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture
 def tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

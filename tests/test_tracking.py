@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_parameters_are_every_leaf_of_the_configuration() -> None:
     assert parameters["clean.min_rating"] == "null"
     assert parameters["data.columns.rating"] == "null"
     assert parameters["index.recall"] == "0.99"
+
+
+def test_two_processes_may_make_one_database(tmp_path: Path) -> None:
+    code = (
+        "from recsys.mlflow_session import mlflow_session\n"
+        f"with mlflow_session('sqlite:///{tmp_path}/mlflow.db', create=True) as client:\n"
+        "    print(len(client.search_experiments()))"
+    )
+    with ThreadPoolExecutor(2) as both:
+        assert list(both.map(run_python, [code, code])) == ["1\n", "1\n"]
 
 
 def test_curves_have_one_panel_for_each_recorded_quantity(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from recsys.models.protocol import Encoder
 from recsys.playlists.embedding import embed
 from recsys.sequences import Ragged
 
+SCORES_AT_ONCE = 1 << 24
+"""Scores held at a time, of 4 bytes each."""
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -83,8 +86,11 @@ def one_shot(
         allowed: (V,) tracks that may be answered; default: all.
     """
     table = item_vectors(model)
-    scores = _scores(model, table, seeds, allowed)
-    return np.stack([_top(row, n, limits) for row in scores])
+    step = max(SCORES_AT_ONCE // len(table), 1)
+    blocks = (
+        seeds.take(np.arange(start, min(start + step, len(seeds)))) for start in range(0, len(seeds), step)
+    )
+    return np.stack([_top(row, n, limits) for some in blocks for row in _scores(model, table, some, allowed)])
 
 
 def nearest_tracks(model: Encoder, vector_D: Floats, n: int, limits: Sequence[Limit] = ()) -> Ints:
@@ -118,7 +124,7 @@ def diverse_beams(
         flat = [(group, beam) for group, members in enumerate(beams) for beam in members]
         read = Ragged.of([np.r_[seed, slate] for _, (_, slate) in flat])
         chances = _log_softmax(_scores(model, table, read, allowed))
-        chosen: list[int] = []  # by earlier groups at this step
+        chosen: list[int] = []  # by the groups at this step
         for group in range(diverse.groups):
             rows = [place for place, (owner, _) in enumerate(flat) if owner == group]
             options = [
@@ -130,6 +136,8 @@ def diverse_beams(
                 best = sorted(options, key=lambda option: -option[0])[: diverse.width]
                 beams[group] = [(score, slate) for _, score, slate in best]
                 chosen += [slate[-1] for _, slate in beams[group]]
+        if not chosen:
+            break
     return [np.asarray(members[0][1], dtype=np.int64) for members in beams]
 
 
@@ -185,8 +193,10 @@ def _scores(model: Encoder, table: Floats, seeds: Ragged, allowed: NDArray[np.bo
 
 
 def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), dtype=np.float32)
+    largest = scores.max(axis=1, keepdims=True)
+    shifted = scores - np.where(np.isfinite(largest), largest, 0)  # of a row where nothing may come: -inf
+    summed = np.exp(shifted).sum(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.where(summed > 0, summed, 1)), dtype=np.float32)
 
 
 def _top(scores_V: Floats, n: int, limits: Sequence[Limit]) -> Ints:

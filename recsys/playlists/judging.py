@@ -17,7 +17,7 @@ from recsys.playlists import continuation_scores as scores
 from recsys.playlists.embedding import embed
 from recsys.playlists.labels import Labels
 from recsys.playlists.neighbours import Neighbours, neighbour_precision
-from recsys.playlists.probes import ProbeResult, length_bins, probe_tasks, run_probe
+from recsys.playlists.probes import ProbeResult, inputs_of, length_bins, questions, run_probe
 from recsys.sequences import Ragged
 
 QUERIES = 100
@@ -67,10 +67,10 @@ def judge(model: Encoder, playlists: Ragged, labels: Labels, seed: int = 0) -> J
     """
     vectors = embed(model, playlists)
     probes, skipped = [], []
-    for task in probe_tasks(model, playlists, vectors, labels, seed):
-        found = run_probe(task, seed)
+    for question in questions(playlists, labels, seed):
+        found = run_probe(question, inputs_of(question, model, vectors), seed)
         if found is None:
-            skipped.append(task.name)
+            skipped.append(question.name)
         else:
             probes.append(found)
     index = Neighbours.build(vectors, seed)
@@ -83,14 +83,20 @@ def judge(model: Encoder, playlists: Ragged, labels: Labels, seed: int = 0) -> J
     return Judgement(probes, precision, skipped)
 
 
-def endings(playlists: Ragged, known: int) -> tuple[Ragged, Ragged]:
+def endings(playlists: Ragged, known: int | NDArray[np.int64]) -> tuple[Ragged, Ragged]:
     """The first `known` tracks of longer playlists, and what follows: tracks that the seed does not hold.
 
     Playlists whose rest repeats the seed alone are left out.
+
+    Args:
+        playlists: S ragged rows.
+        known: length of the seeds, one for all or (S,) of each.
     """
-    longer = playlists.take(np.flatnonzero(playlists.lengths > known))
-    seeds = longer.first(np.full(len(longer), known))
-    rest = longer.slices(longer.offsets[:-1] + known, longer.offsets[1:])
+    known_S = np.broadcast_to(known, len(playlists))
+    rows = np.flatnonzero(playlists.lengths > known_S)
+    longer, known_S = playlists.take(rows), known_S[rows]
+    seeds = longer.first(known_S)
+    rest = longer.slices(longer.offsets[:-1] + known_S, longer.offsets[1:])
     width = int(playlists.values.max(initial=0)) + 1
     fresh = ~np.isin(rest.rows * width + rest.values, seeds.rows * width + seeds.values)
     offsets = np.r_[0, np.cumsum(np.bincount(rest.rows[fresh], minlength=len(rest)))].astype(np.int64)

@@ -9,7 +9,7 @@ Shapes: `S` playlists, `D` width, `n` examples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,24 +59,30 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a probe asks: inputs (n, D or more), classes (n,) and the playlist (n,) that each belongs to."""
+class Question:
+    """What a probe asks of some playlists.
+
+    Attributes:
+        name: which probe.
+        classes: (n,) the right answers; negative ones are not asked.
+        playlists: (n,) the playlist that each example is of.
+        tracks: (n,) the track that each example asks about, where the probe asks about one.
+        permuted: S ragged rows in another order, of which the second half of the examples are, where the
+            probe asks which order is a playlist's own.
+    """
 
     name: str
-    inputs: Floats
     classes: Ints
     playlists: Ints
+    tracks: NDArray[np.int32] | None = None
+    permuted: Ragged | None = None
 
 
-def probe_tasks(
-    model: Encoder, playlists: Ragged, vectors: Floats, labels: Labels, seed: int
-) -> Iterator[Task]:
-    """Every probe of some playlists that the encoder was not trained on.
+def questions(playlists: Ragged, labels: Labels, seed: int) -> Iterator[Question]:
+    """Every probe of some playlists, the same for all encoders.
 
     Args:
-        model: the encoder.
         playlists: S ragged rows of at least two tracks.
-        vectors: (S, D) their vectors.
         labels: of the tracks.
         seed: of the tracks to ask about and of permutations.
     """
@@ -91,14 +97,28 @@ def probe_tasks(
         "length by 20": paper_bins(playlists.lengths),
     }
     for name, classes in of_playlists.items():
-        yield Task(name, vectors, classes, everyone)
+        yield Question(name, classes, everyone)
     asked, tracks, inside = content_pairs(playlists, rng)
-    of_tracks = item_vectors(model)[tracks - 1]
-    together = np.concatenate([vectors[asked] * of_tracks, vectors[asked], of_tracks], axis=1)
-    yield Task("track content", together, inside, asked)
-    permuted = embed(model, shuffled(playlists, rng))
-    both = np.concatenate([vectors, permuted])
-    yield Task("order", both, np.repeat([0, 1], len(everyone)), np.tile(everyone, 2))
+    yield Question("track content", inside, asked, tracks=tracks)
+    permuted = shuffled(playlists, rng)
+    yield Question("order", np.repeat([0, 1], len(everyone)), np.tile(everyone, 2), permuted=permuted)
+
+
+def inputs_of(question: Question, model: Encoder, vectors: Floats) -> Floats:
+    """(n, D or more) what the probe reads: vectors alone, and beside them that of the track it asks about.
+
+    Args:
+        question: about S playlists that the encoder was not trained on.
+        model: the encoder.
+        vectors: (S, D) their vectors.
+    """
+    if question.permuted is not None:
+        return np.concatenate([vectors, embed(model, question.permuted)])
+    asked = vectors[question.playlists]
+    if question.tracks is None:
+        return asked
+    of_tracks = item_vectors(model)[question.tracks - 1]
+    return np.concatenate([asked * of_tracks, asked, of_tracks], axis=1)
 
 
 def length_bins(lengths: Ints, bins: int = LENGTH_BINS) -> Ints:
@@ -129,22 +149,37 @@ def content_pairs(playlists: Ragged, rng: np.random.Generator) -> tuple[Ints, ND
     return np.tile(fair, 2), tracks, np.repeat([1, 0], len(fair))
 
 
-def run_probe(task: Task, seed: int) -> ProbeResult | None:
+def run_probe(question: Question, inputs: Floats, seed: int) -> ProbeResult | None:
     """Fit and score in five folds; None where fewer than two classes have enough examples."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    names, number, counts = np.unique(task.classes, return_inverse=True, return_counts=True)
+    def accuracy(train: Ints, test: Ints) -> float:
+        fitted: Any = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
+        fitted.fit(inputs[train], question.classes[train])
+        return float(fitted.score(inputs[test], question.classes[test]))
+
+    return in_folds(question, accuracy, seed)
+
+
+def in_folds(question: Question, accuracy: Callable[[Ints, Ints], float], seed: int) -> ProbeResult | None:
+    """Mean and spread over five folds; None where fewer than two classes have enough examples.
+
+    Args:
+        question: what is asked.
+        accuracy: of the examples to test, when those to train on are known; both by their numbers.
+        seed: of the folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    names, number, counts = np.unique(question.classes, return_inverse=True, return_counts=True)
     chosen = np.flatnonzero(((counts >= LEAST_MEMBERS) & (names >= 0))[number])
-    x, y, groups = task.inputs[chosen], task.classes[chosen], task.playlists[chosen]
+    y, groups = question.classes[chosen], question.playlists[chosen]
     kept = np.unique(y, return_counts=True)[1]
     if len(kept) < 2:
         return None
-    scores = []
-    for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(x, y, groups):
-        fitted: Any = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
-        scores.append(fitted.fit(x[train], y[train]).score(x[test], y[test]))
-    mean, spread = float(np.mean(scores)), float(np.std(scores))
-    return ProbeResult(task.name, mean, spread, float(kept.max() / kept.sum()), len(kept), len(y))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(y, y, groups)
+    found = [accuracy(chosen[train], chosen[test]) for train, test in folds]
+    mean, spread = float(np.mean(found)), float(np.std(found))
+    return ProbeResult(question.name, mean, spread, float(kept.max() / kept.sum()), len(kept), len(y))

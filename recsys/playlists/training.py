@@ -42,8 +42,8 @@ def held_out(config: PlaylistsConfig, count: int) -> NDArray[np.bool_]:
     return chosen
 
 
-def fit_playlists(config: PlaylistsConfig, data: PreparedData) -> nn.Module:
-    """Train the encoder that the settings name on the playlists that are not held out.
+def training_playlists(config: PlaylistsConfig, data: PreparedData) -> Ragged:
+    """The playlists of two tracks or more that are not held out.
 
     Whole playlists are read, whatever the split of the data set: a playlist is in or out.
 
@@ -57,5 +57,14 @@ def fit_playlists(config: PlaylistsConfig, data: PreparedData) -> nn.Module:
             f"{data.path} has {len(usable)} training playlists of two tracks or more; expected at least 2: "
             "prepare longer ones, or set holdout lower"
         )
+    return usable
+
+
+def fit_playlists(config: PlaylistsConfig, data: PreparedData) -> nn.Module:
+    """Train the encoder that the settings name on the playlists that are not held out.
+
+    Raises:
+        InputError: fewer than two training playlists have two tracks.
+    """
     _, fit = ENCODERS[config.model.name]
-    return fit(config, usable, len(data.vocabulary))
+    return fit(config, training_playlists(config, data), len(data.vocabulary))

@@ -19,11 +19,11 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_prep.prepare import prepare
@@ -39,9 +39,12 @@ from recsys.playlists.embedding import embed
 from recsys.playlists.judging import SEEDS, endings, judge, score_slates
 from recsys.playlists.labels import Labels, cluster_labels, column_labels, track_column
 from recsys.playlists.neighbours import Neighbours
+from recsys.playlists.pooled import fit_pooled
+from recsys.playlists.preference import preferred_order
 from recsys.playlists.settings import PlaylistsConfig, playlists_config
 from recsys.playlists.training import fit_playlists, held_out
 from recsys.sequences import Ragged
+from tests.benchmarks import playlist_oracle
 
 RESULTS = Path(__file__).with_name("playlists.jsonl")
 ENCODERS = {
@@ -63,6 +66,9 @@ LONGEST = 500
 DIVERSE_PLAYLISTS = 60
 """Held-out playlists that diverse beam search continues after 10 tracks."""
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
+CATALOGUE, STYLES = 20_000, 40
+"""Of the measurement of time: tracks, and the parts of the catalogue that playlists keep to."""
+SCALE_QUERIES = 500
 
 Slates = NDArray[np.int64]
 
@@ -76,6 +82,7 @@ class Bench:
         self.name = config.name
         settings = playlists_config()
         out = held_out(settings, len(self.data.sequences))
+        self.held_ids = self.data.ids.filter(pa.array(out)).to_pylist()
         self.held = self.data.sequences.take(np.flatnonzero(out))
         self.training = self.data.sequences.take(np.flatnonzero(~out))
         self.labels = self._labels(asked)
@@ -103,14 +110,18 @@ class Bench:
 
     def add(self, label: str, settings: str, **fields: Any) -> None:  # noqa: ANN401 -- JSON
         row = {"data": self.name, "digest": self.data.digest[:12], "encoder": label, "settings": settings}
-        row |= {"date": datetime.now(UTC).date().isoformat(), **fields, **environment().model_dump()}
+        row |= {
+            "date": datetime.now(UTC).date().isoformat(),
+            **fields,
+            **environment().model_dump(exclude={"command"}),
+        }
         with RESULTS.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def done(self, label: str, settings: str) -> bool:
         wanted = (self.name, self.data.digest[:12], label, settings)
         keys = ("data", "digest", "encoder", "settings")
-        return any(tuple(row[key] for key in keys) == wanted for row in read())
+        return any(tuple(row.get(key) for key in keys) == wanted for row in read())
 
     def scored(self, slates: dict[str, Slates], table: NDArray[np.float32] | None) -> dict[str, Any]:
         """Mean of every measure of each task's slates."""
@@ -145,6 +156,24 @@ def measure_encoder(bench: Bench, label: str, config: PlaylistsConfig) -> None:
     found = {"cpu_seconds": seconds, **judged, "continuation": continued}
     bench.add(label, settings, **found)
     print(label, json.dumps(found), flush=True)
+
+
+def measure_oracles(bench: Bench) -> None:
+    """What was planted, asked the same: of the sample alone."""
+    truth = playlist_oracle.planted(bench.held_ids, track_column(bench.data.items, "year"), bench.labels)
+    for label, found in playlist_oracle.judged(truth, bench.held, bench.labels).items():
+        if not bench.done(label, playlist_oracle.SETTINGS):
+            bench.add(label, playlist_oracle.SETTINGS, **found)
+            print(label, json.dumps(found), flush=True)
+
+
+def measure_order(bench: Bench, config: PlaylistsConfig) -> None:
+    """Which order the training playlists prefer."""
+    label, settings = "order", config.model_dump_json()
+    if not bench.done(label, settings):
+        found = preferred_order(config, bench.data)
+        bench.add(label, settings, preference=found.to_json())
+        print("\n".join(found.lines()), flush=True)
 
 
 def measure_decoders(bench: Bench, config: PlaylistsConfig) -> None:
@@ -203,41 +232,52 @@ def counted(model: CountingModel, seeds: Ragged) -> Slates:
 
 
 def measure_scale(count: int) -> None:
-    """Embed and index playlists of 50 tracks of a catalogue of 10,000, and ask for similar ones."""
+    """Embed and index playlists of 50 tracks, and ask for similar ones: time, and what is found."""
     rng = np.random.default_rng(0)
     offsets = np.arange(count + 1, dtype=np.int64) * 50
-    playlists = Ragged(rng.integers(1, 10_001, size=count * 50, dtype=np.int32), offsets)
-    few = playlists.take(np.arange(256))
-    model = cast(Encoder, _untrained(few))
+    style = np.repeat(rng.integers(STYLES, size=count), 50)
+    tracks = style * (CATALOGUE // STYLES) + rng.integers(CATALOGUE // STYLES, size=count * 50) + 1
+    playlists = Ragged(tracks.astype(np.int32), offsets)
+    # What is trained costs what any encoder of this size does; a thousand playlists are soon learnt.
+    few = playlists.take(np.arange(min(count, 1000)))
+    model = cast(Encoder, fit_pooled(playlists_config(["model.epochs=1"]), few, CATALOGUE))
     started = time.perf_counter()
     vectors = embed(model, playlists)
     embedded = time.perf_counter()
     index = Neighbours.build(vectors)
     indexed = time.perf_counter()
-    times = []
-    for row in range(200):
+    asked = rng.permutation(count)[:SCALE_QUERIES]
+    times, found = [], []
+    for row in asked.tolist():
         start = time.perf_counter()
-        index.search(vectors[row], 10, exclude=row)
+        found.append(index.search(vectors[row], 10, exclude=row)[0])
         times.append(time.perf_counter() - start)
     measured = {
         "data": "scale",
         "playlists": count,
+        "catalogue": CATALOGUE,
         "embed_s": embedded - started,
         "index_s": indexed - embedded,
-        "query_ms": median(times) * 1e3,
+        "query_ms": float(np.median(times)) * 1e3,
+        "query_ms_99": float(np.quantile(times, 0.99)) * 1e3,
+        "recall": recall(index, asked, found),
         "date": datetime.now(UTC).date().isoformat(),
-        **environment().model_dump(),
+        **environment().model_dump(exclude={"command"}),
     }
     with RESULTS.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(measured) + "\n")
     print(json.dumps(measured))
 
 
-def _untrained(few: Ragged) -> object:
-    """An encoder of 10,000 tracks after one pass over a few playlists: its speed is that of any other."""
-    from recsys.playlists.pooled import fit_pooled
-
-    return fit_pooled(playlists_config(["model.epochs=1"]), few, 10_000)
+def recall(index: Neighbours, asked: NDArray[np.int64], found: list[NDArray[np.int64]]) -> float:
+    """Share of the nearest playlists by the exact cosine that the forest's answers hold."""
+    shares = []
+    for row, answers in zip(asked.tolist(), found, strict=True):
+        cosines = index.vectors @ index.vectors[row]
+        cosines[row] = -np.inf
+        exact = np.argpartition(-cosines, len(answers))[: len(answers)]
+        shares.append(np.isin(exact, answers).mean())
+    return float(np.mean(shares))
 
 
 def main() -> None:
@@ -250,7 +290,9 @@ def main() -> None:
     parser.add_argument("--cluster", help="column to cluster by company, where there is no label")
     parser.add_argument("--owner", help="column of the artist")
     parser.add_argument("--removed", type=Path, help="tracks taken out of the playlists before")
-    parser.add_argument("--encoders", default=",".join(["counting", *map(_key, ENCODERS), "decoders"]))
+    parser.add_argument(
+        "--encoders", default=",".join(["counting", *map(_key, ENCODERS), "order", "decoders"])
+    )
     parser.add_argument("--scale", type=int, help="measure the time of so many playlists instead")
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_args()
@@ -265,8 +307,13 @@ def main() -> None:
         if _key(label) in wanted:
             own = OURS.get(bench.name, []) if label.startswith("ours") else []
             measure_encoder(bench, label, playlists_config([*overrides, *own]))
+    if bench.name == "sample-playlists":
+        measure_oracles(bench)
+    ours = playlists_config(OURS.get(bench.name, []))
+    if "order" in wanted:
+        measure_order(bench, ours)
     if "decoders" in wanted:
-        measure_decoders(bench, playlists_config(OURS.get(bench.name, [])))
+        measure_decoders(bench, ours)
 
 
 def _key(label: str) -> str:

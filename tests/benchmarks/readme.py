@@ -228,6 +228,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **{f"probes {data}": partial(playlist_tables.probes, data) for data in PLAYLISTS},
     **{f"continuations {data}": partial(playlist_tables.continuations, data) for data in PLAYLISTS},
     **{f"diverse {data}": partial(playlist_tables.diverse, data) for data in PLAYLISTS},
+    "playlist orders": playlist_tables.orders,
     "playlists scale": playlist_tables.scale,
     "serving": lambda: serving_table(_lines(SERVING)),
     "speed": lambda: speed(_lines(SPEED)),

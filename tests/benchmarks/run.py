@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.prepare import prepare
-from recsys.config import load_config
+from recsys.config import ExperimentConfig, TransformerConfig, load_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.floors import FLOORS, TEXT_FLOORS
@@ -78,9 +78,16 @@ def our_jobs(options: argparse.Namespace, board: Board) -> list[Callable[[], Non
             one = load_config(options.config, [*options.overrides, f"training.seed={seed}"])
             if one.model.name != ENCODERS[label]:
                 raise InputError(f"{options.config} trains {one.model.name}, not the {label} of --models")
-            fitted = label if one.training.fit == "training" else f"{label}, {one.training.fit}"
-            jobs.append(partial(measure_encoder, fitted, one, board, options.work / board.name))
+            jobs.append(partial(measure_encoder, titled(label, one), one, board, options.work / board.name))
     return list(jobs)
+
+
+def titled(label: str, config: ExperimentConfig) -> str:
+    """The label with what no reader would take for granted: another width, validation events in training."""
+    assert isinstance(config.model, TransformerConfig)
+    width, usual = config.model.dim, type(config.model)().dim
+    wide = f", width {width}" if width != usual else ""
+    return f"{label}{wide}" + (f", {config.training.fit}" if config.training.fit != "training" else "")
 
 
 def peer_jobs(options: argparse.Namespace, board: Board) -> list[Callable[[], None]]:

@@ -116,6 +116,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
         if options.arms and label not in options.arms.split(";"):
             continue
         training = [f"training.epochs={options.epochs}", f"training.validate_every={options.validate_every}"]
+        training += [f"training.seed={options.seed}"]
         chosen = [_filled(each, options) for each in overrides]
         file = CONFIGS / f"{experiment.data}.yaml"
         config = load_config(file, [*where, *chosen, *training, "training.patience=100"])
@@ -129,7 +130,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
         for candidates in experiment.candidates:
             found = evaluate(model, data, scores_cold=scores_cold(config.model), candidates=candidates)
             baseline = first.setdefault(candidates, found)
-            _add(_row(name, label, candidates, data, found, baseline, facts))
+            title = f"{name}, seed {options.seed}" if options.seed else name
+            _add(_row(title, label, candidates, data, found, baseline, facts))
 
 
 def zero_shot(source: str, target: str, options: argparse.Namespace) -> None:
@@ -208,7 +210,8 @@ def _filled(override: str, options: argparse.Namespace) -> str:
 
 def _run_folder(options: argparse.Namespace, name: str, label: str) -> Path:
     kind = "".join(filter(str.isalnum, label))
-    return Path(options.work) / "runs" / f"{name}-{kind}-{options.epochs}"
+    seed = f"-seed{options.seed}" if options.seed else ""
+    return Path(options.work) / "runs" / f"{name}-{kind}-{options.epochs}{seed}"
 
 
 def _row(
@@ -258,20 +261,28 @@ def table(rows: list[dict[str, Any]]) -> str:
     Args:
         rows: of text.jsonl, oldest first.
     """
-    newest = {
-        tuple(row[name] for name in ("experiment", "candidates", "model")): row
-        for row in rows
-        if "metrics" in row
-    }
-    lines = ["| experiment | ranked | model | HR@10 | NDCG@10 | NDCG@10 to the first, 95% | best epoch |"]
+    newest: dict[tuple[str, ...], dict[str, Any]] = {}
+    compared: dict[tuple[str, ...], str] = {}
+    for row in (row for row in rows if "metrics" in row):
+        rule = row["experiment"], row["candidates"]
+        if "difference" not in row:  # what the rows after it were compared with
+            compared[rule] = row["model"]
+        newest[*rule, row["model"]] = {**row, "compared": compared[rule]}
+    lines = ["| experiment | ranked | model | HR@10 | NDCG@10 | NDCG@10, paired 95% | best epoch |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for (experiment, candidates, model), row in newest.items():
+    experiments = list(dict.fromkeys(experiment for experiment, *_ in newest))
+    for (experiment, candidates, model), row in sorted(
+        newest.items(), key=lambda entry: (experiments.index(entry[0][0]), entry[0][1] == "all")
+    ):
         means = [f"{row['metrics'][metric]['mean']:.4f}" for metric in METRICS]
         found = row.get("difference", {}).get("ndcg@10")
         paired = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})" if found else ""
+        if found:
+            paired += f" against {row['compared']}"
         if row["cold_targets"] == row["users"] and not row.get("scores_cold", True):
-            means = ["cannot score them"] * len(METRICS)
-        cells = [experiment, f"{candidates} items", model, *means, paired, str(row.get("best_epoch", ""))]
+            means, paired = ["cannot score them"] * len(METRICS), ""
+        ranked = f"{candidates} items" + (f", HR@10 by chance {row[RANDOM]:.4f}" if RANDOM in row else "")
+        cells = [experiment, ranked, model, *means, paired, str(row.get("best_epoch", ""))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -301,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps data and trainings")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--validate-every", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     parser.add_argument("--backbone", type=Path, help="checkpoint of the MiniLM arms")
     parser.add_argument("--bundle", action="append", default=[], help="LABEL=FOLDER")
     parser.add_argument("--arms", default="", help="labels, split by `;`; default: all")
