@@ -8,6 +8,7 @@ as the checkpoint's first type, and places of items are new.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -43,6 +44,14 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "longformer")
 _CONFIG, _SAFE, _PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 _SHARDED = (f"{_SAFE}.index.json", f"{_PICKLED}.index.json")
 _VOCABULARIES = ((TOKENIZER_FILE,), ("vocab.txt",), ("vocab.json", "merges.txt"))
+_READ = (
+    _CONFIG,
+    _SAFE,
+    _PICKLED,
+    *_SHARDED,
+    "tokenizer_config.json",
+    *(file for each in _VOCABULARIES for file in each),
+)
 _PARTS = {
     "attention.output.dense": "project_out",
     "attention.output.LayerNorm": "attention_norm",
@@ -176,21 +185,24 @@ def backbone_folder(name: str) -> Path:
         raise InputError(f"there is no backbone folder {name}; give a bundle, a checkpoint, or a hub id")
     with text_extra():
         from huggingface_hub import snapshot_download
-    wanted = [
-        _CONFIG,
-        _SAFE,
-        _PICKLED,
-        *_SHARDED,
-        "tokenizer_config.json",
-        *(file for each in _VOCABULARIES for file in each),
-    ]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=list(_READ)))
     except Exception as error:  # of the network, of the hub, of the id: no common base
         raise InputError(
             f"backbone {name} is no folder, and could not be had from the hub ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}); give a folder that holds the checkpoint"
         ) from error
+
+
+def backbone_digest(name: str) -> str:
+    """SHA-256 of a backbone's weights, tokenizer and settings, wherever it stands.
+
+    Raises:
+        InputError: as `backbone_folder`.
+    """
+    folder = backbone_folder(name)
+    files = [folder / file for file in (WEIGHTS_FILE, *_READ) if (folder / file).is_file()]
+    return hashlib.sha256("".join(map(schema.file_hash, files)).encode()).hexdigest()
 
 
 def _is_bundle(folder: Path) -> bool:
