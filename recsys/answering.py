@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +31,10 @@ from recsys.errors import InputError
 from recsys.item_texts import ItemText, described, numbered
 from recsys.search import Found
 from recsys.sequences import Ragged
-from recsys.vocabulary import ItemId
+from recsys.vocabulary import ItemId, Vocabulary
 
 if TYPE_CHECKING:
+    from recsys.catalogue import Catalogue
     from recsys.recommender import Recommender
 
 Vectors = NDArray[np.float32]
@@ -45,6 +46,22 @@ RowsSearch = Callable[[NDArray[np.int64], int, NDArray[np.bool_] | None], Found]
 
 Observe = Callable[[str, float], None]
 """Is told each stage of an answer (filter, encode, search) and its seconds."""
+
+
+class Known(Protocol):
+    """What an answer is told with: items, what is known of them, and whose answer it is."""
+
+    catalogue: Catalogue
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Original ids and indices."""
+        ...
+
+    @property
+    def model_version(self) -> str:
+        """Short content hash of what answers."""
+        ...
 
 
 def unobserved(stage: str, seconds: float) -> None:
@@ -122,7 +139,7 @@ def answer_all(
 
 
 def best(
-    search: Search, k: int, allowed: NDArray[np.bool_] | None, filters: Filters, recommender: Recommender
+    search: Search, k: int, allowed: NDArray[np.bool_] | None, filters: Filters, recommender: Known
 ) -> Row:
     """The answer to one question before its scores are looked at.
 
@@ -177,7 +194,7 @@ def best_of_all(search: RowsSearch, count: int, k: int, filters: Filters, recomm
 
 
 def told(
-    recommender: Recommender,
+    recommender: Known,
     question: Question,
     row: Row,
     unknown: list[ItemId],
@@ -189,7 +206,7 @@ def told(
     enough = there & _enough(scores, filters)
     counts = int(there.sum()), int(enough.sum())
     return Recommendations(
-        items=_scored(recommender, indices[enough], scores[enough]),
+        items=scored(recommender, indices[enough], scores[enough]),
         unknown=unknown,
         fallback=fallback,
         fewer_because=why_fewer(filters, *counts, question.k, len(recommender.vocabulary)),
@@ -197,9 +214,8 @@ def told(
     )
 
 
-def _scored(
-    recommender: Recommender, indices: NDArray[np.int32], scores: NDArray[np.float32]
-) -> list[ScoredItem]:
+def scored(recommender: Known, indices: NDArray[np.integer], scores: Vectors) -> list[ScoredItem]:
+    """Item indices (n,) and their scores in original ids, with titles."""
     ids, titles = recommender.vocabulary.decode(indices), recommender.catalogue.titles(indices)
     return [ScoredItem(*each) for each in zip(ids, scores.tolist(), titles, strict=True)]
 

@@ -185,7 +185,8 @@ def save_bundle(
             (`train --final`); counts follow it.
         best_epoch: the epoch the weights are of, from 1; None for a counting model.
         training: command, versions and time of the training.
-        started_from: the bundle whose weights it began with, as `WarmStart.record`; None for fresh ones.
+        started_from: the bundle whose weights it began with, as `WarmStart.record`, and under `backbone` the
+            digest of its backbone; None for fresh ones.
 
     Returns:
         The folder.

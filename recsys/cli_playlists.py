@@ -5,6 +5,7 @@ Like in `recsys.cli`, which adds them to the command line, imports of anything s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -231,10 +232,14 @@ def map_(
     cluster: ClusterColumn = None,
     clusters: Clusters = 9,
 ) -> None:
-    """A map of all embedded playlists, coloured by label: an HTML file of its own, and a PNG."""
+    """A map of all embedded playlists, coloured by label: an HTML file of its own, and a PNG.
+
+    It is also kept in FOLDER, until playlists are embedded anew: `recsys serve --playlists FOLDER` shows it.
+    """
     import numpy as np
 
     from recsys.playlists.explore import LARGEST, PlaylistMap, laid_out, write_html, write_png
+    from recsys.playlists.map_store import StoredMap, store_map
     from recsys.playlists.store import PlaylistModel, load_playlist_index
 
     model = PlaylistModel.load(folder)
@@ -251,9 +256,10 @@ def map_(
     )
     title = f"Playlists of {folder.name}"
     write_html(found, out, title)
+    store_map(model, StoredMap(drawn, found.places, found.label, found.labels))
     if png:
         write_png(found, png, title)
-    say(f"wrote {out}" + (f" and {png}" if png else ""))
+    say(f"wrote {out}" + (f" and {png}" if png else "") + f", and kept the map in {folder}")
 
 
 def _labels(model: PlaylistModel, label: str | None, cluster: str | None, clusters: int) -> Labels:
@@ -287,7 +293,7 @@ def _ids(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _note_unknown(unknown: list[object]) -> None:
+def _note_unknown(unknown: Sequence[object]) -> None:
     if unknown:
         say(f"note: unknown, ignored: {', '.join(map(str, unknown))}")
 

@@ -30,6 +30,9 @@ def serve(
         Path | None,
         typer.Option(help="CSV or Parquet: item, and any of available, region, starts, expires"),
     ] = None,
+    playlists: Annotated[
+        Path | None, typer.Option(help="folder of `recsys playlists train` and `embed`, and perhaps `map`")
+    ] = None,
     api_keys: Annotated[Path | None, typer.Option(help="file of lines that `recsys api-key` prints")] = None,
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="origin whose web pages may ask; may be repeated")
@@ -58,6 +61,7 @@ def serve(
         watch=watch_seconds,
         availability=availability,
         histories=histories,
+        playlists=playlists,
         keys=api_keys,
         origins=cors_origin or (),
     )

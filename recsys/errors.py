@@ -14,4 +14,4 @@ class InputError(ValueError):
 
 
 class UnknownItem(InputError):
-    """An item that the model does not know."""
+    """An item that the model does not know, or a playlist that is not among the embedded ones."""

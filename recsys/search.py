@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 
 from recsys.sequences import Ragged
 from recsys.topk import top_k
+from recsys.torch_settings import uses_bf16
 
 Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 """(B, k) item indices, best first, padded with 0, and their (B, k) scores, padded with -inf."""
 
-SPARE = 16  # candidates beyond k, for scores so near that float32 products may swap them
+SPARE = 16  # candidates beyond k, for scores so near that the product's rounding may swap them
+COARSE_QUERIES = 32  # of a block, from which on a product in bfloat16 is faster
+COARSE_ANSWERS = 20  # beyond them its rounding asks for so many candidates that float32 is as fast
 CPU_SCORES_PER_BLOCK = 2**21  # of the (B, V) product that stand in memory at once: few enough for the caches
 GPU_SCORES_PER_BLOCK = 2**27
 LEAST_QUERIES = 32  # of a block, for each block reads the whole table
@@ -63,7 +66,7 @@ class ItemIndex(Protocol):
 
 
 class ExactIndex:
-    """One matrix product and top-k."""
+    """One matrix product and top-k, and exact scores of what may be among the best."""
 
     name = "exact"
 
@@ -76,7 +79,9 @@ class ExactIndex:
         """
         self.table = np.ascontiguousarray(table, dtype=np.float32)
         self._table = torch.from_numpy(self.table).to(device)
-        self._largest_norm = float(np.linalg.norm(self.table, axis=1).max(initial=0))
+        self._fine = Rounded(self._table)
+        coarse = self._table.is_cpu and uses_bf16("auto", self._table.device)
+        self._coarse = Rounded(self._table.bfloat16(), self._table) if coarse else self._fine
 
     def search(
         self,
@@ -105,7 +110,9 @@ class ExactIndex:
         exclude: Ragged | None,
     ) -> Found:
         device = self._table.device
-        scores_BV = torch.from_numpy(vectors).to(device) @ self._table.T
+        coarse = len(vectors) >= COARSE_QUERIES and k <= COARSE_ANSWERS
+        product = self._coarse if coarse else self._fine
+        scores_BV, error_B = product.scores(torch.from_numpy(vectors).to(device))
         if allowed is not None:
             scores_BV[:, torch.from_numpy(~allowed).to(device)] = -torch.inf
         if exclude is not None:
@@ -116,16 +123,54 @@ class ExactIndex:
         values, columns = (top_BC.cpu().numpy() for top_BC in top_k(scores_BV, fetch))
         indices, scores = rank(self.table, vectors, np.where(np.isfinite(values), columns + 1, 0), k)
         if fetch < size:
-            # Where more than the spare ones are as good as the k-th, up to the product's rounding (the bound
-            # of a float32 inner product, twice), take all of those.
-            norms = np.linalg.norm(vectors, axis=1)
-            slack = 2 * vectors.shape[1] * np.finfo(np.float32).eps * norms * self._largest_norm
-            cut = values[:, k - 1] - slack
+            # Where more than the spare ones are as good as the k-th, up to the product's rounding of either,
+            # take all of those.
+            kth = values[:, k - 1]
+            height = np.where(np.isfinite(kth), np.abs(kth), 0)
+            cut = kth - 2 * (error_B.cpu().numpy() + product.unit * height)
             for row in np.flatnonzero(np.isfinite(values[:, -1]) & (values[:, -1] >= cut)):
                 near = np.flatnonzero(scores_BV[row].cpu().numpy() >= cut[row]) + 1
                 one = slice(row, row + 1)
                 indices[one], scores[one] = rank(self.table, vectors[one], near[None, :], k)
         return indices, scores
+
+
+class Rounded:
+    """A table that products are computed with, and a bound of their error.
+
+    With q = q' + e and x = x' + f, of which the primed are rounded, the error of q'.x' is at most
+    |e||x| + |q'||f|; the sum of D products in float32 adds D eps |q'||x'|, and its own rounding `unit` times
+    its size, which is left to the caller.
+    """
+
+    def __init__(self, table_VD: torch.Tensor, exact_VD: torch.Tensor | None = None) -> None:
+        """Measure the largest norms.
+
+        Args:
+            table_VD: the table as products read it.
+            exact_VD: as it was before it was rounded; default: the same.
+        """
+        self.table_VD = table_VD
+        exact_VD = table_VD if exact_VD is None else exact_VD
+        self.unit = 0.0 if table_VD.dtype == torch.float32 else torch.finfo(table_VD.dtype).eps / 2
+        self._norm = _largest(exact_VD)
+        self._lost = _largest(exact_VD - table_VD.float()) if self.unit else 0.0
+
+    def scores(self, queries_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, V) float32 inner products, and (B,) their error besides `unit` times their size."""
+        read_BD = queries_BD.to(self.table_VD.dtype)
+        scores_BV = (read_BD @ self.table_VD.T).float()
+        norm_B = queries_BD.norm(dim=1)
+        summed = queries_BD.shape[1] * torch.finfo(torch.float32).eps * self._norm
+        error_B = norm_B * (summed + self._lost)
+        if self.unit:
+            error_B += (queries_BD - read_BD.float()).norm(dim=1) * self._norm + self.unit * error_B
+        return scores_BV, error_B
+
+
+def _largest(rows: torch.Tensor) -> float:
+    """The largest norm of a row; 0 where there is none."""
+    return float(rows.norm(dim=1).max()) if len(rows) else 0.0
 
 
 class AnnoyIndex:

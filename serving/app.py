@@ -15,14 +15,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter
 
 from recsys.answers import Recommendations
-from recsys.errors import InputError
 from recsys.recommender import Recommender
 from recsys.vocabulary import ItemId
 from serving import schemas
 from serving.card import ModelCard, model_card
 from serving.middleware import REQUEST_ID_HEADER, VERSION_HEADER, Cors, Gate, Guard
 from serving.page import add_page
+from serving.playlists import add_playlists
 from serving.problems import RESPONSES, handle_problems
+from serving.replies import one_of, told
 from serving.service import Reply, Service, Settings, Similar
 from serving.watched import Watched
 
@@ -58,7 +59,7 @@ def create_app(model: Recommender | Watched[Recommender], settings: Settings | N
 
     app = FastAPI(
         title="recsys",
-        summary="Next-item recommendations, similar items and a look into the catalogue.",
+        summary="Next-item recommendations, similar items, playlists, and a look into the catalogue.",
         version="1",
         responses=RESPONSES,
         lifespan=lifespan,
@@ -66,6 +67,7 @@ def create_app(model: Recommender | Watched[Recommender], settings: Settings | N
     _add_middleware(app, service, settings)
     handle_problems(app)
     _add_recommendations(app, service)
+    add_playlists(app, service.playlists)
     _add_looks(app, service)
     _add_operations(app, service)
     add_page(app)
@@ -91,7 +93,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     @app.post("/v1/recommend", response_model=schemas.RecommendResponse)
     async def recommend(asked: schemas.RecommendRequest, request: Request) -> Response:
         """What comes next after a history of original ids, or after the stored history of a user."""
-        _one_of("history", asked.history, "user", asked.user)
+        one_of("history", asked.history, "user", asked.user)
         if asked.user is not None:
             reply = await service.ask(service.histories_of([asked.user]), asked)
         else:
@@ -101,13 +103,13 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     @app.post("/v1/recommend/batch", response_model=schemas.BatchResponse)
     async def recommend_batch(asked: schemas.BatchRequest, request: Request) -> Response:
         """The same for up to 256 histories, all answered by one model."""
-        _one_of("histories", asked.histories, "users", asked.users)
+        one_of("histories", asked.histories, "users", asked.users)
         histories = service.histories_of(asked.users) if asked.users is not None else asked.histories
         reply = await service.ask(histories or [], asked)
         version = reply.answers[0].model_version
         body = b'{"answers":%s,"unknown":%s,"model_version":"%s"}'
         parts = _ANSWERS.dump_json(reply.answers), _IDS.dump_json(reply.unknown), version.encode()
-        return _told(request, version, body % parts)
+        return told(request, version, body % parts)
 
     @app.post("/v1/similar", response_model=schemas.RecommendResponse)
     async def similar(asked: schemas.SimilarRequest, request: Request) -> Response:
@@ -117,13 +119,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
 
 def _single(request: Request, reply: Reply) -> Response:
     answer = reply.single
-    return _told(request, answer.model_version, _ANSWER.dump_json(answer))
-
-
-def _told(request: Request, version: str, body: bytes) -> Response:
-    # What the schema says is what the dataclasses are: no need to check every answer against it.
-    request.state.model_version = version
-    return Response(body, media_type="application/json")
+    return told(request, answer.model_version, _ANSWER.dump_json(answer))
 
 
 def _add_looks(app: FastAPI, service: Service) -> None:
@@ -155,7 +151,9 @@ def _add_looks(app: FastAPI, service: Service) -> None:
         recommender = service.model.value
         request.state.model_version = recommender.model_version
         regions = service.availability is not None and service.availability.value.has_regions
-        return await _in_thread(partial(model_card, recommender, regions=regions))
+        return await _in_thread(
+            partial(model_card, recommender, regions=regions, playlists=service.playlists.card)
+        )
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
@@ -166,19 +164,17 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz")
     async def readyz(request: Request) -> schemas.Readiness:
-        """The model answers: one recommendation is made to see it.
+        """The model answers: every few seconds one recommendation is made to see it.
 
         Problems may name folders and hosts: where keys are asked for, whoever has none learns which there
         are and not what they say.
         """
-        anything = schemas.Filtered(k=1, exclude_seen=False)
-        first = service.model.value.vocabulary.decode([1])
-        answer = (await service.ask([first], anything)).single
-        request.state.model_version = answer.model_version
+        version = await service.ready()
+        request.state.model_version = version
         problems = service.problems
         if not request.state.trusted:
             problems = dict.fromkeys(problems, "ask with a key, or see the log")
-        return schemas.Readiness(status="ready", model_version=answer.model_version, problems=problems)
+        return schemas.Readiness(status="ready", model_version=version, problems=problems)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -190,12 +186,6 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 async def _in_thread(find: Callable[[], _Found]) -> _Found:
     # At the deadline the request is answered at once; the thread ends by itself.
     return await to_thread.run_sync(find, abandon_on_cancel=True)
-
-
-def _one_of(one: str, first: object, other: str, second: object) -> None:
-    if (first is None) == (second is None):
-        got = "both" if first is not None else "neither"
-        raise InputError(f"the request has {got} of `{one}` and `{other}`; send one of them")
 
 
 def _constant(recommender: Recommender) -> Watched[Recommender]:

@@ -36,6 +36,16 @@ class IndexCard(BaseModel):
     search_k: int
 
 
+class PlaylistsCard(BaseModel):
+    """The playlists that are served beside a model."""
+
+    model: str = Field(description="their encoder")
+    model_version: str
+    playlists: int
+    map: bool = Field(description="whether there is a map of them")
+    attributes: list[str] = Field(description="of tracks: those that a diverse continuation can count")
+
+
 class ModelCard(BaseModel):
     """A model as it was trained and measured."""
 
@@ -54,14 +64,16 @@ class ModelCard(BaseModel):
     packages: dict[str, str] = Field(description="versions that it was trained with")
     attributes: list[AttributeCard]
     regions: bool = Field(description="whether availability is by region here")
+    playlists: PlaylistsCard | None = Field(description="null where none are served")
 
 
-def model_card(recommender: Recommender, *, regions: bool) -> ModelCard:
+def model_card(recommender: Recommender, *, regions: bool, playlists: PlaylistsCard | None) -> ModelCard:
     """The card of a model; where its data lies and what command made it are nobody's business.
 
     Args:
         recommender: of the model.
         regions: whether availability is by region.
+        playlists: what is served beside it.
     """
     manifest = recommender.bundle.manifest
     data = manifest["data"]
@@ -86,6 +98,7 @@ def model_card(recommender: Recommender, *, regions: bool) -> ModelCard:
             attribute_card(name, columns[name]) for name in recommender.catalogue.attributes if name != TITLE
         ],
         regions=regions,
+        playlists=playlists,
     )
 
 

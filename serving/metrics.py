@@ -35,7 +35,8 @@ class Metrics:
         )
         self._stages = Histogram(
             "recsys_stage_seconds",
-            "Time of a batch in each stage: queue (of its oldest question), filter, encode, search, score.",
+            "Time of a batch in each stage: queue (of its oldest question), filter, encode, search, score, "
+            "beam.",
             ["stage"],
             buckets=_SECONDS,
             registry=self._registry,

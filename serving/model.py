@@ -8,7 +8,8 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -70,25 +71,36 @@ class Model(Watched[Recommender]):
 
 
 def load_checked(folder: Path, backend: Backend | None = None, engine: Engine = "eager") -> Recommender:
-    """A recommender from a copy of a bundle, of which what is in memory stays as it was checked.
-
-    Annoy maps its file into memory: if it were the bundle's own, whoever truncates that would end the
-    process. The copy has no name any more once it is loaded.
+    """A recommender from a copy of a bundle.
 
     Raises:
         InputError: it cannot be loaded, or does not answer as it should.
     """
+    with copied(folder) as copy:
+        recommender = Recommender.load(copy, backend, engine=engine)
+        check(recommender)
+        return recommender
+
+
+@contextmanager
+def copied(folder: Path) -> Iterator[Path]:
+    """A copy of a folder to load from, of which what is in memory stays as it was checked.
+
+    Annoy maps its file into memory: if it were the folder's own, whoever truncates that would end the
+    process. The copy has no name any more once the block ends.
+
+    Raises:
+        InputError: it cannot be read; one of the block's own names the folder, not the copy.
+    """
     with tempfile.TemporaryDirectory(prefix="recsys-serve-") as draft:
-        copy = Path(draft) / "bundle"
+        copy = Path(draft) / "copy"
         try:
             shutil.copytree(folder, copy)
-            recommender = Recommender.load(copy, backend, engine=engine)
-            check(recommender)
+            yield copy
         except InputError as error:
             raise InputError(str(error).replace(str(copy), str(folder))) from error
         except (OSError, shutil.Error) as error:
-            raise InputError(f"{folder} cannot be read ({error}); copy the bundle anew") from error
-        return recommender
+            raise InputError(f"{folder} cannot be read ({error}); copy it anew") from error
 
 
 def check(recommender: Recommender) -> None:

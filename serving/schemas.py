@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
@@ -104,11 +105,10 @@ class Conditions(Request):
     greatest: Value | None = Field(None, alias="<=", description="a bound of the attribute's type")
 
 
-class Filtered(Request):
-    """What may come."""
+class Narrowed(Request):
+    """What may come, whatever was seen."""
 
     k: AnswersInJson = 10
-    exclude_seen: StrictBool = Field(True, description="leave out the items of the history")
     allow: Ids | None = Field(None, description="only these items may come")
     deny: Ids = Field(default_factory=list, description="these items may not come")
     where: dict[Name, list[Value | None] | Conditions] = Field(
@@ -134,7 +134,6 @@ class Filtered(Request):
             for name, each in self.where.items()
         }
         return Filters(
-            exclude_seen=self.exclude_seen,
             allow=self.allow,
             deny=self.deny,
             where=where,
@@ -142,6 +141,16 @@ class Filtered(Request):
             min_score=self.min_score,
             available=available,
         )
+
+
+class Filtered(Narrowed):
+    """What may come."""
+
+    exclude_seen: StrictBool = Field(True, description="leave out the items of the history")
+
+    def filters(self, available: NDArray[np.bool_] | None) -> Filters:
+        """As `Narrowed.filters`."""
+        return replace(super().filters(available), exclude_seen=self.exclude_seen)
 
 
 class RecommendRequest(Filtered):
@@ -259,8 +268,8 @@ class Readiness(BaseModel):
     status: Literal["ready"]
     model_version: str
     problems: dict[str, str] = Field(
-        description="what was refused or is out of reach, and why: `model`, `availability`, `histories` or "
-        "`keys`; the former one stays in force"
+        description="what was refused or is out of reach, and why: `model`, `availability`, `histories`, "
+        "`playlists` or `keys`; the former one stays in force"
     )
 
 

@@ -13,11 +13,13 @@ import uvicorn
 from recsys.errors import InputError
 from recsys.recommender import Recommender
 from serving.app import create_app
+from serving.connections import connections
 from serving.logs import log_to_stderr
 from serving.service import Settings
 from serving.watched import Watched
 
 GRACE = 30  # seconds that requests under way are given when the server is told to stop
+HEADERS_WITHIN = 10.0  # seconds; a connection that takes longer to send those of a request is closed
 SPARE_CONNECTIONS = 256  # beside those whose question waits; beyond, whoever comes gets 503 at once
 
 
@@ -56,6 +58,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=connections(HEADERS_WITHIN),
         timeout_graceful_shutdown=GRACE,
         limit_concurrency=(settings or Settings()).waiting + SPARE_CONNECTIONS,
     )

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import HTTPException
+from numpy.typing import NDArray
 
 from recsys.answering import stage_of
 from recsys.answers import Filters, Question, Recommendations
 from recsys.errors import InputError
 from recsys.item_texts import ItemText
 from recsys.recommender import Recommender
-from recsys.vocabulary import ItemId
+from recsys.vocabulary import ItemId, Vocabulary
 from serving import schemas
 from serving.batching import Batcher
 from serving.metrics import Metrics
+from serving.playlists import PlaylistService
 from serving.security import ApiKeys
 from serving.tables import Availability, Histories
 from serving.watched import Watched, Watcher, stamp
 
+READY_FOR = 5.0  # seconds that a model that answered counts as ready
 WAITING_SCORES = 32  # requests; each may hold thousands of items
 
 
@@ -39,6 +45,7 @@ class Settings:
         watch: seconds between two looks at what may change.
         availability: table of which items can be had, or None: all.
         histories: stored histories, or None.
+        playlists: folder of a playlist encoder with its index, or None.
         keys: file of hashed API keys, or None: the endpoint is open.
         origins: web pages of these origins may ask (CORS); default: none.
     """
@@ -51,6 +58,7 @@ class Settings:
     watch: float = 10.0
     availability: Path | None = None
     histories: Path | None = None
+    playlists: Path | None = None
     keys: Path | None = None
     origins: Sequence[str] = ()
 
@@ -110,7 +118,10 @@ class Service:
         self.availability = _watched("availability", settings.availability, self._read_availability)
         self.histories = _watched("histories", settings.histories, Histories.read)
         self.keys = _watched("keys", settings.keys, ApiKeys.read)
-        tables = (self.availability, self.histories, self.keys)
+        self.playlists = PlaylistService(
+            settings.playlists, self._available, lambda *each: self.metrics.stage(*each), settings.threads
+        )
+        tables = (self.availability, self.histories, self.playlists.watched, self.keys)
         self.watched: list[Watched[Any]] = [model, *(each for each in tables if each is not None)]
         self.metrics = Metrics(self.watched)
         self.watcher = Watcher(self.watched, settings.watch)
@@ -122,6 +133,8 @@ class Service:
             threads=settings.threads,
             observe=self.metrics.batch,
         )
+        self._ready = "", 0.0  # version, and when it answered
+        self._readying = asyncio.Lock()
         # Beside the others, so that however much is to be scored does not keep them waiting.
         self._scoring = Batcher[schemas.ScoreRequest, schemas.ScoreResponse](
             self._score, window=0, most=1, waiting=min(WAITING_SCORES, settings.waiting)
@@ -132,6 +145,10 @@ class Service:
         table.mask(self.model.value.vocabulary, None)  # looks its items up before a request has to
         return table
 
+    def _available(self, vocabulary: Vocabulary, region: str | None) -> NDArray[np.bool_] | None:
+        """(V,) items that can be had in a region (None: anywhere), or None where no table says so."""
+        return None if self.availability is None else self.availability.value.mask(vocabulary, region)
+
     def start(self) -> None:
         """Begin to watch."""
         self.watcher.start()
@@ -141,6 +158,7 @@ class Service:
         self.watcher.stop()
         self._batcher.close()
         self._scoring.close()
+        self.playlists.stop()
 
     @property
     def version(self) -> str:
@@ -168,6 +186,23 @@ class Service:
                 raise each.answer
             answers.append(each.answer)
         return Reply(answers, found[0].unknown)
+
+    async def ready(self) -> str:
+        """Version of the model in force, which was seen to answer in the last few seconds.
+
+        However many ask, the model is asked once in a while, and by one of them.
+
+        Raises:
+            Exception: whatever is wrong with the model.
+            Overloaded: too many are waiting.
+        """
+        async with self._readying:
+            version, seen = self._ready
+            if version != self.version or time.monotonic() - seen > READY_FOR:
+                first = self.model.value.vocabulary.decode([1])
+                answer = (await self.ask([first], schemas.Filtered(k=1, exclude_seen=False))).single
+                self._ready = answer.model_version, time.monotonic()
+            return self._ready[0]
 
     async def score(self, asked: schemas.ScoreRequest) -> schemas.ScoreResponse:
         """What the model makes of single items after a history.
@@ -220,13 +255,12 @@ class Service:
             return [answers[place] for place in range(len(batch))]
 
     def _answer_together(self, recommender: Recommender, batch: list[Asked]) -> list[Answered]:
-        table = self.availability.value if self.availability else None
         filters: dict[int, Filters] = {}  # one for the questions of a request, which share their masks
         unknown: dict[int, list[ItemId]] = {}
         for each in batch:
             request = id(each.filters)
             if request not in filters:
-                mask = table and table.mask(recommender.vocabulary, each.filters.region)
+                mask = self._available(recommender.vocabulary, each.filters.region)
                 filters[request] = each.filters.filters(mask)
                 unknown[request] = filters[request].unknown_to(recommender.vocabulary)
         questions = [

@@ -26,7 +26,7 @@ ITEM, AVAILABLE, REGION, STARTS, EXPIRES = "item", "available", "region", "start
 SEQUENCE, ITEMS = "sequence", "items"
 EVERYWHERE, ANYWHERE, NOWHERE = -1, -2, -3  # beside the codes of regions: of a row, and of a question
 KEPT_MASKS = 64  # each of V bytes, until something starts or expires
-KEPT_ROWS = 2  # vocabularies: while a new model takes over, two are asked
+KEPT_ROWS = 4  # vocabularies: of the model and of the playlists, and of those that take over from them
 
 _LOG = logging.getLogger("recsys.serving")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
@@ -16,13 +17,15 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from recsys import schema
-from recsys.answers import ScoredItem
+from recsys.answers import Filters, ScoredItem
 from recsys.dataset import PreparedData
+from recsys.playlists.recommender import PlaylistRecommender
 from recsys.recommender import Recommender
 from serving.app import create_app
 from serving.page import PATHS
 from serving.security import new_key
 from serving.service import Settings
+from tests.playlist_world import playlist_folder
 from tests.serving_world import until
 from tests.worlds import counting_bundle, prepared, ring
 
@@ -68,8 +71,14 @@ def served(recommender: Recommender, settings: Settings | None = None) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def address(recommender: Recommender) -> Iterator[str]:
-    with served(recommender) as found:
+def playlists(tmp_path_factory: pytest.TempPathFactory) -> PlaylistRecommender:
+    """Sixty playlists of those songs, in three genres."""
+    return PlaylistRecommender.load(playlist_folder(tmp_path_factory.mktemp("playlists")).folder)
+
+
+@pytest.fixture(scope="module")
+def address(recommender: Recommender, playlists: PlaylistRecommender) -> Iterator[str]:
+    with served(recommender, Settings(playlists=playlists.model.folder)) as found:
         yield found
 
 
@@ -188,6 +197,88 @@ def test_filters_are_those_of_the_model(opened: Open, recommender: Recommender) 
     expect(titles).to_have_count(10)
 
 
+def test_playlists_like_the_history_and_what_may_come_next(
+    opened: Open, playlists: PlaylistRecommender
+) -> None:
+    page = opened()
+    expect(page.locator("#playlists-title")).to_have_text("60 playlists")
+    expect(page.locator("#continue-button")).to_be_disabled()
+    add(page, "song 25")
+    add(page, "song 26")
+    alike = page.locator("#alike-list li")
+    seed = playlists.read(["i25", "i26"])
+    wanted = playlists.similar(seed, 5).playlists
+    expect(alike.locator(".title")).to_have_text([str(each.id) for each in wanted])
+    expect(alike.first).to_contain_text(f"4 tracks, {wanted[0].shared} shared: Song")
+    page.locator("#continue-button").click()
+    titles = page.locator("#slates .title")
+    expect(titles).to_have_text(shown(playlists.continued(seed, 10, Filters()).slates[0]))
+    page.get_by_label("Slates").select_option("2")
+    page.get_by_label("Costly when diverse").select_option("year")
+    page.locator("#continue-button").press("Enter")
+    slates = playlists.diverse(seed, 10, Filters(), groups=2, width=2, strength=1.0, attribute="year").slates
+    expect(titles).to_have_text(shown([*slates[0], *slates[1]]))
+    page.get_by_role("button", name="Add all of Slate 2").click()
+    expect(page.locator("#history li")).to_have_count(12)
+    page.get_by_role("button", name="Clear the history").click()
+    expect(page.locator("#alike-status")).to_contain_text("Add items to the history")
+
+
+def test_the_map_of_playlists(opened: Open, playlists: PlaylistRecommender) -> None:
+    page = opened()
+    canvas, status, tip = (page.locator(name) for name in ("#map", "#map-status", "#map-tip"))
+    page.get_by_label("Find by id or title").fill("u1")  # u1, and u10 to u19
+    page.keyboard.press("Enter")
+    expect(status).to_have_text("u1, 4 tracks, jazz; 1 of 11")
+    page.keyboard.press("Enter")
+    expect(status).to_have_text("u10, 4 tracks, jazz; 2 of 11")
+    canvas.focus()
+    page.keyboard.press("ArrowDown")
+    expect(status).to_have_text("u7, 4 tracks, jazz")  # the next of its circle, clockwise
+    page.keyboard.press("Enter")
+    seed = playlists.read_stored("u7")
+    wanted = [str(each.id) for each in playlists.similar(seed, 5).playlists]
+    expect(page.locator("#alike-title")).to_have_text("Similar to playlist u7")
+    expect(page.locator("#alike-list .title")).to_have_text(wanted)
+    page.get_by_role("button", name="Back to the history").click()
+    expect(page.locator("#playlists")).to_be_focused()
+    page.keyboard.press("Escape")
+    x, y = places(page)[3]
+    canvas.hover(position={"x": x + 2, "y": y - 2})
+    expect(tip).to_have_text("u3, 4 tracks, rock")
+    before = picture(page)
+    canvas.click(position={"x": x, "y": y})
+    page.mouse.wheel(0, -1000)  # it keeps the point under the mouse where it is
+    canvas.hover(position={"x": x + 6, "y": y + 6})
+    expect(tip).to_have_text("u3, 4 tracks, rock")
+    assert picture(page) != before
+    page.get_by_role("button", name="Whole map").click()
+    page.get_by_role("button", name="rock").click()
+    canvas.hover(position={"x": x, "y": y})
+    expect(tip).to_be_hidden()
+    page.locator("#map-actions").get_by_role("button", name="To history u3").click()
+    tracks = [each.id for each in playlists.stored("u3").tracks]
+    expect(page.locator("#history .title")).to_have_text([re.compile(f"{each}$") for each in tracks])
+    expect(page.locator("#history-panel")).to_be_focused()
+
+
+def places(page: Page) -> list[tuple[float, float]]:
+    """Where on the whole map the playlists stand, in pixels."""
+    found = page.evaluate(
+        """async () => {
+          const [points, map] = [await fetch("v1/playlists/map"), document.getElementById("map")];
+          const { x, y } = await points.json();
+          const size = [map.clientWidth, map.clientHeight];
+          return x.map((across, at) => [across, y[at]].map((part, n) => (part * 0.92 + 0.04) * size[n]));
+        }"""
+    )
+    return [(across, down) for across, down in found]
+
+
+def picture(page: Page) -> str:
+    return str(page.locator("#map").evaluate("each => each.toDataURL()"))
+
+
 def test_the_model_card(opened: Open, recommender: Recommender) -> None:
     page = opened()
     expect(page.locator("#card")).to_contain_text(recommender.model_version)
@@ -203,6 +294,10 @@ def test_it_fits_a_phone_in_the_dark_and_every_control_has_a_name(opened: Open) 
     page.locator("#next-list button").nth(1).tap()
     expect(page.locator("#similar")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.locator("#map").scroll_into_view_if_needed()
+    x, y = places(page)[7]
+    page.locator("#map").tap(position={"x": x, "y": y})
+    expect(page.locator("#map-status")).to_have_text("u7, 4 tracks, jazz")
     for button in page.locator("button:visible").all():
         assert button.evaluate("each => each.offsetHeight") >= 32, "large enough for a finger"
     assert brightness(page, "backgroundColor") < 60 and brightness(page, "color") > 200
@@ -227,6 +322,7 @@ def test_a_key_is_asked_for(browser: Browser, recommender: Recommender, tmp_path
         page.keyboard.press("Enter")
         expect(page.locator("#next-list li")).to_have_count(10)
         expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page.locator("#playlists")).to_be_hidden()  # none are served here
 
 
 def test_the_files_of_the_page_are_all_there() -> None:

@@ -18,7 +18,7 @@ from recsys.errors import InputError
 from recsys.index import _table_and_queries, build_index, load_index, read_index_info
 from recsys.models.protocol import Encoder
 from recsys.registry import _download
-from recsys.search import AnnoyIndex, ExactIndex, augmented, rank
+from recsys.search import COARSE_ANSWERS, COARSE_QUERIES, AnnoyIndex, ExactIndex, augmented, rank
 from recsys.sequences import Ragged
 from recsys.topk import top_k
 from tests.worlds import counting_bundle, encoder_bundle, prepared, ring
@@ -113,6 +113,19 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recsys.search.VALUES_PER_BLOCK", 900)
     parts = ExactIndex(table).search(queries, 7, exclude=exclude)
     assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
+
+
+@pytest.mark.parametrize("apart", [1.0, 1e-4])
+def test_rounded_products_change_nothing(monkeypatch: pytest.MonkeyPatch, apart: float) -> None:
+    rng = np.random.default_rng(0)
+    centres, noise = rng.normal(size=(20, 8)), rng.normal(size=(4000, 8))
+    table = (np.repeat(centres, 200, axis=0) + apart * noise).astype(np.float32)
+    queries = rng.normal(size=(COARSE_QUERIES, 8)).astype(np.float32)
+    found = []
+    for rounded in (True, False):
+        monkeypatch.setattr("recsys.search.uses_bf16", lambda *_, rounded=rounded: rounded)
+        found.append(ExactIndex(table).search(queries, COARSE_ANSWERS))
+    assert np.array_equal(found[0][0], found[1][0]) and np.array_equal(found[0][1], found[1][1])
 
 
 def test_annoy_reaches_the_recall_that_the_sidecar_claims(world: Bundle) -> None:

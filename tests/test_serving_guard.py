@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from recsys.answers import Question
@@ -17,9 +20,11 @@ from recsys.recommender import Recommender
 from serving import schemas
 from serving.app import create_app
 from serving.batching import Overloaded
+from serving.connections import connections
 from serving.security import new_key
-from serving.service import WAITING_SCORES, Asked, Service, Settings
+from serving.service import READY_FOR, WAITING_SCORES, Asked, Service, Settings
 from serving.watched import Watched
+from tests.serving_world import until
 from tests.worlds import encoder_bundle, prepared, ring
 
 
@@ -93,6 +98,89 @@ def test_a_slow_get_is_our_fault(recommender: Recommender, monkeypatch: pytest.M
         504,
         "the answer took longer than 0.05 s; ask again, or for less",
     )
+
+
+def test_readiness_asks_the_model_once_in_a_while(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked, now = recommender.answer, 0, 1000.0
+
+    def counted(*each: Any) -> list[Any]:  # noqa: ANN401
+        nonlocal asked
+        asked += 1
+        return real(*each)
+
+    monkeypatch.setattr(recommender, "answer", counted)
+    monkeypatch.setattr("serving.service.time.monotonic", lambda: now)
+    with TestClient(create_app(recommender, Settings(watch=3600))) as client:
+        assert [client.get("/readyz").status_code for _ in range(5)] == [200] * 5 and asked == 1
+        now += READY_FOR + 1
+        assert client.get("/readyz").status_code == 200 and asked == 2
+        now += READY_FOR + 1
+        monkeypatch.setattr(recommender, "answer", lambda *_: 1 / 0)
+        assert [client.get("/readyz").status_code for _ in range(2)] == [500] * 2
+        monkeypatch.setattr(recommender, "answer", real)
+        assert client.get("/readyz").status_code == 200
+
+
+def test_headers_must_come_in_time(recommender: Recommender) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(recommender), log_level="warning", http=connections(0.3))
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        until(lambda: server.started)
+        head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        with socket.create_connection(listener.getsockname(), timeout=30) as half:
+            half.sendall(head)
+            assert half.recv(100) == b"", "closed without a word"
+        with socket.create_connection(listener.getsockname(), timeout=30) as silent:
+            assert silent.recv(100) == b""
+        with socket.create_connection(listener.getsockname(), timeout=30) as slow:
+            body = b'{"history": ["i1"], "k": 1}'
+            slow.sendall(head + b"content-length: %d\r\n\r\n" % len(body))
+            time.sleep(0.6)  # a body has until the deadline
+            slow.sendall(body)
+            received = slow.recv(65536)
+            assert received.startswith(b"HTTP/1.1 200")
+            slow.sendall(b"\r\n")  # no silence any more, and no request
+            while part := slow.recv(65536):
+                received += part
+            assert received.count(b"HTTP/1.1") == 1
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def test_who_has_gone_is_not_answered(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, begun, real = threading.Event(), threading.Event(), recommender.answer
+    histories: list[object] = []
+
+    def slow(questions: Sequence[Question], *more: Any) -> list[Any]:  # noqa: ANN401
+        histories.extend(each.history for each in questions)
+        begun.set()
+        assert go.wait(60)
+        return real(questions, *more)
+
+    monkeypatch.setattr(recommender, "answer", slow)
+    service = Service(Watched("model", tuple, lambda: recommender), Settings(threads=1))
+
+    async def run() -> None:
+        first = asyncio.ensure_future(service.ask([["i1"]], schemas.Filtered()))
+        await asyncio.to_thread(begun.wait, 60)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):  # as the gate has it
+                await service.ask([["i2"]], schemas.Filtered())
+        third = asyncio.ensure_future(service.ask([["i3"]], schemas.Filtered()))
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(first, third)
+
+    asyncio.run(run())
+    service.stop()
+    assert histories == [["i1"], ["i3"]]
 
 
 def test_cors_refusals_are_problems_and_refusals_of_the_gate_are_readable(

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp
 
 from recsys.recommender import Recommender
 from serving.app import create_app
+from serving.service import Settings
+from tests.playlist_world import playlist_folder
 from tests.spoilt import GOOD, spoilt
 from tests.worlds import counting_bundle, prepared, ring
 
@@ -26,7 +28,9 @@ EXAMPLES = 20
 def app(tmp_path_factory: pytest.TempPathFactory) -> ASGIApp:
     folder = tmp_path_factory.mktemp("schema")
     data = prepared(folder / "data", ring(50, 20), 50)
-    return create_app(Recommender.load(counting_bundle(folder / "bundle", data, name="markov").folder))
+    playlists = playlist_folder(folder / "of playlists").folder
+    recommender = Recommender.load(counting_bundle(folder / "bundle", data, name="markov").folder)
+    return create_app(recommender, Settings(playlists=playlists))
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,10 @@ PATHS = {
     "/v1/recommend/batch": "post",
     "/v1/score": "post",
     "/v1/similar": "post",
+    "/v1/playlists/similar": "post",
+    "/v1/playlists/continue": "post",
+    "/v1/playlists/tracks": "get",
+    "/v1/playlists/map": "get",
     "/v1/items": "get",
     "/v1/model": "get",
     "/healthz": "get",

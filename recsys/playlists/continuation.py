@@ -124,7 +124,7 @@ def diverse_beams(
         flat = [(group, beam) for group, members in enumerate(beams) for beam in members]
         read = Ragged.of([np.r_[seed, slate] for _, (_, slate) in flat])
         chances = _log_softmax(_scores(model, table, read, allowed))
-        chosen: list[int] = []  # by earlier groups at this step
+        chosen: list[int] = []  # by the groups at this step
         for group in range(diverse.groups):
             rows = [place for place, (owner, _) in enumerate(flat) if owner == group]
             options = [
@@ -136,6 +136,8 @@ def diverse_beams(
                 best = sorted(options, key=lambda option: -option[0])[: diverse.width]
                 beams[group] = [(score, slate) for _, score, slate in best]
                 chosen += [slate[-1] for _, slate in beams[group]]
+        if not chosen:
+            break
     return [np.asarray(members[0][1], dtype=np.int64) for members in beams]
 
 
@@ -191,8 +193,10 @@ def _scores(model: Encoder, table: Floats, seeds: Ragged, allowed: NDArray[np.bo
 
 
 def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), dtype=np.float32)
+    largest = scores.max(axis=1, keepdims=True)
+    shifted = scores - np.where(np.isfinite(largest), largest, 0)  # of a row where nothing may come: -inf
+    summed = np.exp(shifted).sum(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.where(summed > 0, summed, 1)), dtype=np.float32)
 
 
 def _top(scores_V: Floats, n: int, limits: Sequence[Limit]) -> Ints:

@@ -66,14 +66,20 @@ def laid_out(vectors: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]
     return np.asarray(placed, dtype=np.float32)
 
 
+def screen_places(places: NDArray[np.float32]) -> tuple[list[float], list[float]]:
+    """Where places (S, 2) stand on a screen of 1 by 1: from the left, and from the top."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    scaled = ((places - low) / np.maximum(high - low, 1e-9)).astype(np.float64).round(4)
+    return scaled[:, 0].tolist(), (1 - scaled[:, 1]).round(4).tolist()
+
+
 def write_html(found: PlaylistMap, file: Path, title: str) -> None:
     """Write the interactive map; it appears complete or not at all."""
     environment = Environment(loader=PackageLoader("recsys.playlists", "."), autoescape=True)
-    low, high = found.places.min(axis=0), found.places.max(axis=0)
-    scaled = (found.places - low) / np.maximum(high - low, 1e-9)
+    x, y = screen_places(found.places)
     points = {
-        "x": scaled[:, 0].round(4).tolist(),
-        "y": (1 - scaled[:, 1]).round(4).tolist(),
+        "x": x,
+        "y": y,
         "label": found.label.tolist(),
         "name": list(found.names),
         "detail": list(found.details),

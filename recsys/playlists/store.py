@@ -5,7 +5,7 @@
     weights.safetensors  the encoder
     items.parquet        index, id, count, title and attributes of the tracks
     titles.safetensors   the tower that reads titles, and tokenizer.json of its own, where playlists have any
-    index/               vectors of all playlists of a data set, and their forest
+    index/               vectors of all playlists of a data set, their forest, and perhaps a map of them
 
 Nothing in it is a pickle. The folder appears complete or not at all; so does the index, whose index.json
 names its files by their hashes and is replaced last. Shapes: `S` playlists, `V` tracks, `D` width.
@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ from torch import nn
 from recsys import schema
 from recsys.bundle import TOKENIZER_FILE, WEIGHTS_FILE, check_vocabulary, written_folder
 from recsys.dataset import PreparedData, read_manifest
-from recsys.errors import InputError
+from recsys.errors import InputError, UnknownItem
 from recsys.files import draft_file, put_in_place, written_file
 from recsys.models.protocol import Encoder
 from recsys.playlists.embedding import embed
@@ -45,6 +46,8 @@ from recsys.vocabulary import ItemId, Vocabulary
 KIND = "playlist encoder"
 CONFIG_FILE, TITLES_FILE = "config.json", "titles.safetensors"
 INDEX_FOLDER, INDEX_FILE = "index", "index.json"
+INDEX_PARTS = {"vectors": "vectors-{}.parquet", "forest": "forest-{}.ann", "map": "map-{}.parquet"}
+"""Files of the index, named by the start of their SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class PlaylistModel:
             return np.ones(len(data.sequences), dtype=bool)
         return held_out(self.config, len(data.sequences))
 
-    def tracks(self, ids: Sequence[object], what: str) -> tuple[Ragged, list[object]]:
+    def tracks(self, ids: Sequence[ItemId], what: str) -> tuple[Ragged, list[ItemId]]:
         """One playlist of track ids as indices, and the ids that are unknown.
 
         Raises:
@@ -129,8 +132,8 @@ class PlaylistModel:
             shown = ", ".join(map(str, unknown[:5]))
             example = self.vocabulary.decode([1])[0]
             raise InputError(
-                f"{what} has {len(ids)} tracks and none of them is known ({shown}); expected ids of "
-                f"{self.folder / schema.ITEMS_FILE}, such as {example}"
+                f"{what} has {len(ids)} tracks and none of them is known ({shown}); expected ids of the "
+                f"encoder's {schema.ITEMS_FILE}, such as {example}"
             )
         return Ragged.of([found[found != schema.PAD]]), unknown
 
@@ -195,15 +198,20 @@ class PlaylistIndex:
         """Row of a playlist id.
 
         Raises:
-            InputError: it is unknown.
+            UnknownItem: there is none of that id.
         """
-        names = [str(each) for each in self.ids.to_pylist()]
-        if str(playlist) not in names:
-            raise InputError(
-                f"playlist `{playlist}` is not among the {len(names)} embedded ones, such as {names[0]}; "
-                "embed the data set that holds it with `recsys playlists embed`"
+        found = self._numbers.index(playlist)
+        if not found:
+            raise UnknownItem(
+                f"playlist `{playlist}` is not among the {len(self.ids)} embedded ones, such as "
+                f"{self.ids[0]}; embed the data set that holds it with `recsys playlists embed`"
             )
-        return names.index(str(playlist))
+        return found - 1
+
+    @cached_property
+    def _numbers(self) -> Vocabulary:
+        """Row + 1 of each id."""
+        return Vocabulary(self.ids)
 
 
 def build_playlist_index(model: PlaylistModel, data: PreparedData) -> PlaylistIndex:
@@ -225,48 +233,90 @@ def build_playlist_index(model: PlaylistModel, data: PreparedData) -> PlaylistIn
     )
     folder = model.folder / INDEX_FOLDER
     folder.mkdir(exist_ok=True)
-    stored = {}
-    for name, pattern in (("vectors", "vectors-{}.parquet"), ("forest", "forest-{}.ann")):
-        draft = draft_file(folder)
-        if name == "vectors":
-            pq.write_table(table, draft)
-        else:
-            neighbours.forest.save(str(draft))
-        digest = schema.file_hash(draft)
-        stored[name] = pattern.format(digest[:12])
-        put_in_place(draft, folder / stored[name])
+    stored = {
+        "vectors": write_part(model, "vectors", lambda draft: pq.write_table(table, draft)),
+        "forest": write_part(model, "forest", lambda draft: neighbours.forest.save(str(draft))),
+    }
+    put_in_force(model, {"model_version": model.version, "count": len(ids), **stored})
+    return PlaylistIndex(ids, playlists, neighbours, titles)
+
+
+def write_part(model: PlaylistModel, part: str, write: Callable[[Path], object]) -> str:
+    """Let `write` write a file of the index; its name, for index.json."""
+    folder = model.folder / INDEX_FOLDER
+    draft = draft_file(folder)
+    write(draft)
+    name = INDEX_PARTS[part].format(schema.file_hash(draft)[:12])
+    put_in_place(draft, folder / name)
+    return name
+
+
+def put_in_force(model: PlaylistModel, content: dict[str, Any]) -> None:
+    """Replace index.json, and drop the files that it names no longer."""
+    folder = model.folder / INDEX_FOLDER
     with written_file(folder / INDEX_FILE) as draft:
-        content = {"model_version": model.version, "count": len(ids), **stored}
         draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
     for file in folder.iterdir():
-        if file.name not in (INDEX_FILE, *stored.values()):
+        if file.name not in (INDEX_FILE, *(content.get(part) for part in INDEX_PARTS)):
             file.unlink()
-    return PlaylistIndex(ids, playlists, neighbours, titles)
+
+
+def read_index_file(model: PlaylistModel) -> dict[str, Any]:
+    """The content of index.json.
+
+    Raises:
+        InputError: there is none, or it is of another model.
+    """
+    folder = model.folder / INDEX_FOLDER
+    try:
+        stated: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        version = stated["model_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(model, error) from error
+    if version != model.version:
+        raise InputError(f"{folder} is of model {version}, not {model.version}; {_remedy(model)}")
+    return stated
+
+
+def part_file(model: PlaylistModel, stated: dict[str, Any], part: str) -> Path:
+    """A file of the index, whose content is what its name says.
+
+    Raises:
+        InputError: index.json does not name it, it is missing, or was changed.
+    """
+    file = model.folder / INDEX_FOLDER / Path(str(stated.get(part))).name
+    if not file.is_file() or INDEX_PARTS[part].format(schema.file_hash(file)[:12]) != file.name:
+        raise InputError(f"{file} is missing, or was changed or damaged; {_remedy(model)}")
+    return file
+
+
+def _remedy(model: PlaylistModel) -> str:
+    return f"run `recsys playlists embed {model.folder}`"
+
+
+def _unreadable(model: PlaylistModel, error: Exception) -> InputError:
+    folder = model.folder / INDEX_FOLDER
+    return InputError(f"{folder} has no readable index of playlists ({error}); {_remedy(model)}")
 
 
 def load_playlist_index(model: PlaylistModel) -> PlaylistIndex:
     """The index in a model's folder.
 
     Raises:
-        InputError: there is none, or it is of another model.
+        InputError: there is none, it is of another model, or a file is missing or was changed.
     """
-    folder = model.folder / INDEX_FOLDER
-    remedy = f"run `recsys playlists embed {model.folder}`"
+    stated = read_index_file(model)
+    vectors, forest = (part_file(model, stated, part) for part in ("vectors", "forest"))
     try:
-        stated = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        if stated["model_version"] != model.version:
-            raise InputError(f"{folder} is of model {stated['model_version']}, not {model.version}; {remedy}")
-        table = pq.read_table(folder / Path(stated["vectors"]).name)
+        table = pq.read_table(vectors)
         lists, ids = table[schema.ITEMS].combine_chunks(), table[schema.SEQUENCE_ID].combine_chunks()
         flat = np.asarray(table["vector"].combine_chunks().flatten(), dtype=np.float32)
         playlists = Ragged(
             np.asarray(lists.values, dtype=np.int32), np.asarray(lists.offsets, dtype=np.int64)
         )
-        neighbours = Neighbours.load(flat.reshape(len(ids), -1), folder / Path(stated["forest"]).name)
+        neighbours = Neighbours.load(flat.reshape(len(ids), -1), forest)
         has_titles = schema.SEQUENCE_TITLE in table.column_names
         titles = table[schema.SEQUENCE_TITLE].combine_chunks() if has_titles else None
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{folder} has no readable index of playlists ({error}); {remedy}") from error
+        raise _unreadable(model, error) from error
     return PlaylistIndex(ids, playlists, neighbours, titles)

@@ -8,6 +8,7 @@ as the checkpoint's first type, and places of items are new.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ WINDOW = 512
 FAMILIES = ("bert", "roberta", "xlm-roberta", "longformer")
 _CONFIG, _SAFE, _PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 _VOCABULARIES = ((TOKENIZER_FILE,), ("vocab.txt",), ("vocab.json", "merges.txt"))
+_READ = (
+    _CONFIG,
+    _SAFE,
+    _PICKLED,
+    "tokenizer_config.json",
+    *(file for each in _VOCABULARIES for file in each),
+)
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
 _PARTS = {
     "attention.output.dense": "project_out",
@@ -149,20 +157,24 @@ def backbone_folder(name: str) -> Path:
         raise InputError(f"there is no backbone folder {name}; give a bundle, a checkpoint, or a hub id")
     with text_extra():
         from huggingface_hub import snapshot_download
-    wanted = [
-        _CONFIG,
-        _SAFE,
-        _PICKLED,
-        "tokenizer_config.json",
-        *(file for each in _VOCABULARIES for file in each),
-    ]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=list(_READ)))
     except Exception as error:  # of the network, of the hub, of the id: no common base
         raise InputError(
             f"backbone {name} is no folder, and could not be had from the hub ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}); give a folder that holds the checkpoint"
         ) from error
+
+
+def backbone_digest(name: str) -> str:
+    """SHA-256 of a backbone's weights, tokenizer and settings, wherever it stands.
+
+    Raises:
+        InputError: as `backbone_folder`.
+    """
+    folder = backbone_folder(name)
+    files = [folder / file for file in (WEIGHTS_FILE, *_READ) if (folder / file).is_file()]
+    return hashlib.sha256("".join(map(schema.file_hash, files)).encode()).hexdigest()
 
 
 def _is_bundle(folder: Path) -> bool:

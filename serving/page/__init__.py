@@ -15,7 +15,10 @@ _HTML, _CSS, _SCRIPT = "text/html", "text/css", "text/javascript"
 _FILES = {
     "/": ("index.html", _HTML),
     "/explorer.css": ("explorer.css", _CSS),
-    **{f"/{name}.js": (f"{name}.js", _SCRIPT) for name in ("explorer", "api", "dom", "filters", "search")},
+    **{
+        f"/{name}.js": (f"{name}.js", _SCRIPT)
+        for name in ("explorer", "api", "dom", "filters", "map", "playlists", "search")
+    },
 }
 PATHS = frozenset(_FILES)
 """What browsers ask for before they can send a key; nothing in it is of the model."""

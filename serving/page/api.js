@@ -38,6 +38,10 @@ export const card = () => answered("v1/model", {});
 export const recommend = (body, signal) => post("v1/recommend", body, signal);
 export const recommendBatch = (body, signal) => post("v1/recommend/batch", body, signal);
 export const similar = (body, signal) => post("v1/similar", body, signal);
+export const similarPlaylists = (body, signal) => post("v1/playlists/similar", body, signal);
+export const continuePlaylist = (body, signal) => post("v1/playlists/continue", body, signal);
+export const playlistTracks = (playlist) => answered(`v1/playlists/tracks?${new URLSearchParams({ playlist })}`, {});
+export const playlistMap = () => answered("v1/playlists/map", {});
 
 export async function items(query, limit, signal) {
   const asked = new URLSearchParams({ query, limit });

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { byId, describe, element, fill, itemButton, named, scoredRows, titleOf } from "./dom.js";
 import { buildFilters, filters, onFilters } from "./filters.js";
+import { followHistory, openPlaylists, playlistsPanel } from "./playlists.js";
 import { searchBox } from "./search.js";
 
 const LEFT_OUT = 50; // newest items of the history that "because of" leaves out, one after the other
@@ -29,6 +30,7 @@ function change(items) {
   window.history.replaceState(null, "", hash || window.location.pathname);
   showHistory();
   refresh();
+  followHistory(history);
 }
 
 function showHistory() {
@@ -158,6 +160,7 @@ async function open() {
     byId("key-form").hidden = true;
     buildFilters(card);
     showCard(card);
+    openPlaylists(card.playlists);
     change(await historyOfAddress());
   } catch (error) {
     failed(error);
@@ -165,6 +168,12 @@ async function open() {
 }
 
 searchBox(add, failed);
+playlistsPanel({
+  actions: { Add: add, Similar: showSimilar },
+  addAll: (items) => change([...history, ...items]),
+  replace: change,
+  failed,
+});
 onFilters(refresh);
 byId("clear").addEventListener("click", () => change([]));
 byId("similar-close").addEventListener("click", () => {

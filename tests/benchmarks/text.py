@@ -261,20 +261,28 @@ def table(rows: list[dict[str, Any]]) -> str:
     Args:
         rows: of text.jsonl, oldest first.
     """
-    newest = {
-        tuple(row[name] for name in ("experiment", "candidates", "model")): row
-        for row in rows
-        if "metrics" in row
-    }
-    lines = ["| experiment | ranked | model | HR@10 | NDCG@10 | NDCG@10 to the first, 95% | best epoch |"]
+    newest: dict[tuple[str, ...], dict[str, Any]] = {}
+    compared: dict[tuple[str, ...], str] = {}
+    for row in (row for row in rows if "metrics" in row):
+        rule = row["experiment"], row["candidates"]
+        if "difference" not in row:  # what the rows after it were compared with
+            compared[rule] = row["model"]
+        newest[*rule, row["model"]] = {**row, "compared": compared[rule]}
+    lines = ["| experiment | ranked | model | HR@10 | NDCG@10 | NDCG@10, paired 95% | best epoch |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for (experiment, candidates, model), row in newest.items():
+    experiments = list(dict.fromkeys(experiment for experiment, *_ in newest))
+    for (experiment, candidates, model), row in sorted(
+        newest.items(), key=lambda entry: (experiments.index(entry[0][0]), entry[0][1] == "all")
+    ):
         means = [f"{row['metrics'][metric]['mean']:.4f}" for metric in METRICS]
         found = row.get("difference", {}).get("ndcg@10")
         paired = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})" if found else ""
+        if found:
+            paired += f" against {row['compared']}"
         if row["cold_targets"] == row["users"] and not row.get("scores_cold", True):
-            means = ["cannot score them"] * len(METRICS)
-        cells = [experiment, f"{candidates} items", model, *means, paired, str(row.get("best_epoch", ""))]
+            means, paired = ["cannot score them"] * len(METRICS), ""
+        ranked = f"{candidates} items" + (f", HR@10 by chance {row[RANDOM]:.4f}" if RANDOM in row else "")
+        cells = [experiment, ranked, model, *means, paired, str(row.get("best_epoch", ""))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
