@@ -84,10 +84,14 @@ def add_items(
         )
     reader = text_reader(bundle.model)
     info = read_index_info(bundle)
-    rows = _new_rows(bundle, table, config, id_column, title)
+    table = _with_title(table, title)
+    read = text_columns(bundle.items, config.attributes, config.max_attributes)
+    rows = _new_rows(bundle, table, read, id_column)
     assert reader.tokenizer is not None
     sentences = sentences_of(config, reader.tokenizer, rows)
     notes = sentences.notes(rows[schema.ITEM_ID])
+    if missing := [name for name in read if name not in table.column_names]:
+        notes.insert(0, f"the new items have no column {', '.join(missing)}, which the model reads")
     say(f"encoding {len(rows):,} items")
     items = pa.concat_tables([bundle.items, rows])
     state = reader.extended_state(sentences)
@@ -102,8 +106,10 @@ def add_items(
     return Added(changed, len(rows), notes, time.perf_counter() - started)
 
 
-def read_item_file(file: Path, bundle: Bundle, id_column: str = schema.ITEM_ID) -> pa.Table:
-    """A Parquet, CSV or JSON-lines file of items; ids are text where the bundle's are.
+def read_item_file(
+    file: Path, bundle: Bundle, id_column: str = schema.ITEM_ID, title: str | None = None
+) -> pa.Table:
+    """A Parquet, CSV or JSON-lines file of items; what is text in the bundle is text in a CSV, digits too.
 
     Raises:
         InputError: it is missing, of another format, or cannot be read.
@@ -115,27 +121,26 @@ def read_item_file(file: Path, bundle: Bundle, id_column: str = schema.ITEM_ID) 
             return pq.read_table(file)
         if file.suffix == ".jsonl":
             return pyarrow.json.read_json(file)
-        types = {id_column: bundle.vocabulary.ids.type}
+        types = {
+            (title or TITLE) if field.name == TITLE else field.name: field.type
+            for field in bundle.items.schema
+            if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        } | {id_column: bundle.vocabulary.ids.type}
         return pyarrow.csv.read_csv(file, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _new_rows(
-    bundle: Bundle, table: pa.Table, config: SentenceConfig, id_column: str, title: str | None
-) -> pa.Table:
+def _new_rows(bundle: Bundle, table: pa.Table, read: list[str], id_column: str) -> pa.Table:
     """The new items with the columns of the bundle's, in their types; without an event so far."""
-    if title:
-        table = table.rename_columns([TITLE if name == title else name for name in table.column_names])
-    wanted = text_columns(bundle.items, config.attributes, config.max_attributes)
     if id_column not in table.column_names:
         raise InputError(
             f"the new items have no column `{id_column}`, only {', '.join(table.column_names)}; name the "
             "column of their ids with --id"
         )
-    if not set(wanted) & set(table.column_names):
+    if not set(read) & set(table.column_names):
         raise InputError(
-            f"the new items have none of the columns that the model reads ({', '.join(wanted)}), only "
+            f"the new items have none of the columns that the model reads ({', '.join(read)}), only "
             f"{', '.join(table.column_names)}; rename them"
         )
     n, size = len(table), len(bundle.vocabulary)
@@ -158,6 +163,23 @@ def _new_rows(
             ) from error
     _check_ids(cast[schema.ITEM_ID], bundle)
     return pa.table(cast, schema=bundle.items.schema)
+
+
+def _with_title(table: pa.Table, title: str | None) -> pa.Table:
+    """The table with its titles in the column `title`, and no name twice."""
+    names = table.column_names
+    if title and title not in names:
+        raise InputError(
+            f"the new items have no column `{title}`, only {', '.join(names)}; name the column of their "
+            "titles with --title"
+        )
+    if title and title != TITLE and TITLE in names:
+        raise InputError(
+            f"the new items have a column `{TITLE}` beside `{title}`, which --title names; leave one out"
+        )
+    for name in (name for name in names if names.count(name) > 1):
+        raise InputError(f"the new items have two columns `{name}`; keep one")
+    return table.rename_columns([TITLE if name == title else name for name in names])
 
 
 def _check_ids(ids: pa.ChunkedArray, bundle: Bundle) -> None:

@@ -33,7 +33,7 @@ import yaml
 from numpy.typing import NDArray
 
 from recsys import schema
-from recsys.config import ExperimentConfig, build_config
+from recsys.config import TEXT_SETTINGS, ExperimentConfig, build_config
 from recsys.dataset import Part, PreparedData, read_manifest
 from recsys.environment import TrainingRecord
 from recsys.errors import InputError
@@ -185,7 +185,8 @@ def save_bundle(
             (`train --final`); counts follow it.
         best_epoch: the epoch the weights are of, from 1; None for a counting model.
         training: command, versions and time of the training.
-        started_from: the bundle whose weights it began with, as `WarmStart.record`; None for fresh ones.
+        started_from: the bundle whose weights it began with, as `WarmStart.record`, and under `backbone` the
+            digest of its backbone; None for fresh ones.
 
     Returns:
         The folder.
@@ -356,11 +357,16 @@ def _misfit(file: Path, n_items: int, reason: str) -> InputError:
 
 
 def _read_config(file: Path) -> ExperimentConfig:
-    """The experiment; of a bundle from before `FORMER_FORMS` could be chosen, with the one there was."""
+    """The experiment; of a bundle from before `FORMER_FORMS` could be chosen, with the one there was.
+
+    Settings of texts beside `item_encoder: id` are refused now, and said nothing in older bundles.
+    """
     tree = parse_yaml(file.read_text(encoding="utf-8"))
     model = tree["model"]
     if "scoring" not in model:
         tree["model"] = FORMER_FORMS.get(model["name"], {}) | model
+    if model.get("item_encoder") == "id":
+        tree["model"] = {name: value for name, value in tree["model"].items() if name not in TEXT_SETTINGS}
     return build_config(tree, where=str(file))
 
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 INTERRUPTED = 130
 """What Typer makes of Ctrl-C."""
+RESUMABLE = ("train", "pretrain")
+"""Commands with a `--resume`."""
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Click's own, or that of the copy that newer versions of typer carry."""
 
@@ -127,8 +129,8 @@ def floors(
 ) -> None:
     """What counting reaches on a data set: the floor that a trained model must beat."""
     from recsys.dataset import PreparedData, split_named
-    from recsys.experiment import check_settings
     from recsys.floors import measure_floors
+    from recsys.origins import check_settings
 
     part = split_named(split)
     if source.is_dir():
@@ -274,7 +276,9 @@ def main() -> None:
     except Exception as error:
         fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1, debug)
     if code == INTERRUPTED:
-        goes_on = "; with --resume it goes on from its last finished epoch" if arguments[0] == "train" else ""
+        goes_on = (
+            "; with --resume it goes on from its last finished epoch" if arguments[0] in RESUMABLE else ""
+        )
         fail(f"interrupted{goes_on}", INTERRUPTED, debug=False)
     sys.exit(code)
 

@@ -69,8 +69,6 @@ def evaluate(
     )
     for line in result.lines():
         say(line)
-    if data and prepared.vocabulary.hash != loaded.vocabulary.hash:
-        say(f"note: zero-shot: {prepared.path} is another catalogue than the model was trained on")
     identity = {"model_version": loaded.model_version, "model": loaded.config.model.name}
     write_json(json_file, {**identity, **result.to_json()})
 

@@ -50,7 +50,7 @@ def add_items(
             f"{bundle} is a version in the registry, which stays as it is; name a folder with --out"
         )
     loaded = Bundle.load(bundle_folder(bundle, tracking_uri))
-    table = read_item_file(items, loaded, id_column)
+    table = read_item_file(items, loaded, id_column, title)
     try:
         queries = index_queries(loaded.prepared_data(data))
     except InputError:  # the index is measured with single items where there are no histories

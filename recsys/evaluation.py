@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -24,11 +24,11 @@ from recsys.config import ExperimentConfig
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.encoding import item_vectors
 from recsys.errors import InputError
+from recsys.measured import model_for
 from recsys.metrics import LARGEST_CUTOFF, user_metrics
-from recsys.models import ANSWERS_SEEN, check_has_answers, reads_text, scores_cold
+from recsys.models import ANSWERS_SEEN, check_has_answers, scores_cold
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import Encoder, Model
-from recsys.models.reading import for_catalogue
 from recsys.protocols import Protocol, rank_sampled, stored_negatives
 from recsys.ranking import Scorer, chunks, rank_all, score_function
 from recsys.sequences import Ragged
@@ -77,6 +77,8 @@ class Evaluation:
         diversity_by: what diversity is measured with: `attributes`, `vectors` (the model's own), or None.
         cold_targets: users whose next item never occurs in training; they stay in.
         scores_cold: whether the model may hit them; otherwise they are misses.
+        zero_shot: why the data is taken for another catalogue than the model was trained on; None where it is
+            that one.
     """
 
     split: Split
@@ -96,6 +98,7 @@ class Evaluation:
     diversity_by: str | None
     cold_targets: int
     scores_cold: bool
+    zero_shot: str | None = None
 
     @property
     def users(self) -> int:
@@ -130,6 +133,7 @@ class Evaluation:
             "users": self.users,
             "cold_targets": self.cold_targets,
             "scores_cold": self.scores_cold,
+            "zero_shot": self.zero_shot,
             "seconds": round(self.seconds, 3),
             "cutoffs": list(self.cutoffs),
             "metrics": self.metrics,
@@ -162,6 +166,8 @@ class Evaluation:
         if self.beyond:
             lines.append("  the lists:")
             lines += [f"  {line}" for line in metric_lines(self.beyond)]
+        if self.zero_shot:
+            lines.append(f"note: zero-shot, as on another catalogue: {self.zero_shot}")
         return lines
 
     @cached_property
@@ -272,26 +278,12 @@ def evaluate_bundle(
 
     Raises:
         InputError: the bundle has seen the targets (`train --final`, `training.fit`), was trained on other
-            data or has nothing to say under `exclude_seen`, or the split is unknown.
+            data of the same items, or has nothing to say under `exclude_seen`, or the split is unknown.
     """
     part = split_named(split)
-    if bundle.manifest["trained_on"] == "all":
-        raise InputError(
-            f"{bundle.folder} was fitted on all events, the {split} targets included (train --final): "
-            "measuring it on them says nothing; evaluate the bundle of the run without --final"
-        )
-    if part == "valid" and bundle.manifest["trained_on"] == "training+validation":
-        raise InputError(
-            f"{bundle.folder} was fitted on the validation targets too (training.fit): measure it on the "
-            "test split (--split test)"
-        )
-    model = bundle.model
-    if reads_text(bundle.config.model) and data.vocabulary.hash != bundle.vocabulary.hash:
-        model = for_catalogue(model, bundle.config.model, data.items)
-    else:
-        check_trained_on(bundle, data)
+    model, zero_shot = model_for(bundle, data, part)
     check_has_answers(bundle.config.model.name, exclude_seen=exclude_seen and protocol == "full")
-    return evaluate(
+    found = evaluate(
         model,
         data,
         split=part,
@@ -303,6 +295,7 @@ def evaluate_bundle(
         scores_cold=scores_cold(bundle.config.model),
         candidates=candidates,
     )
+    return replace(found, zero_shot=zero_shot)
 
 
 def removes_seen(config: ExperimentConfig) -> bool:
@@ -311,21 +304,6 @@ def removes_seen(config: ExperimentConfig) -> bool:
     What one has looked at is what one buys. A model that answers with seen items alone keeps them too.
     """
     return config.model.name not in ANSWERS_SEEN and config.split.targets is None
-
-
-def check_trained_on(bundle: Bundle, data: PreparedData) -> None:
-    """Refuse data that the bundle was not trained on: what is a target here it may have seen there.
-
-    Raises:
-        InputError: the digests differ.
-    """
-    stated = str(bundle.manifest["data"]["content_digest"])
-    if data.digest != stated:
-        raise InputError(
-            f"{data.path} has content {data.digest[:12]}, but {bundle.folder} was trained on {stated[:12]} "
-            "and may have seen the targets; measure it on the data that it was trained on (leave --data out, "
-            "or name a copy), or train on this one"
-        )
 
 
 def _check(protocol: str, cutoffs: tuple[int, ...], negatives: Path | None, candidates: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +12,7 @@ from typing import Any
 import numpy as np
 
 from recsys.bundle import Bundle, save_bundle
-from recsys.config import (
-    EncoderConfig,
-    ExperimentConfig,
-    RecformerConfig,
-    setting_differences,
-    shown_uri,
-    with_defaults,
-)
+from recsys.config import EncoderConfig, ExperimentConfig, RecformerConfig, shown_uri
 from recsys.dataset import Part, PreparedData, Split, Targets
 from recsys.environment import TrainingRecord, environment
 from recsys.errors import InputError
@@ -32,6 +24,7 @@ from recsys.models import COUNTING, fit_counting, scores_cold
 from recsys.models.protocol import Model
 from recsys.models.recformer import stage_epochs
 from recsys.models.transformer import Transformer
+from recsys.origins import check_outside, check_settings, checked_backbone, chosen_by_validation, fingerprint
 from recsys.processes import Processes
 from recsys.recformer_fit import fit_recformer
 from recsys.recipe import decided, settled
@@ -41,7 +34,8 @@ from recsys.run_state import CHECKPOINTS, RunState
 from recsys.sequences import Ragged
 from recsys.text.backbone import resolved
 from recsys.tracking import TrackedRun, track_run
-from recsys.training import Fitted, OnEpoch, checked_steps, fit_encoder
+from recsys.trainer import OnEpoch
+from recsys.training import Fitted, checked_steps, fit_encoder
 from recsys.warm_start import WarmStart
 
 Say = Callable[[str], None]
@@ -100,7 +94,7 @@ def train(
     if isinstance(config.model, EncoderConfig):  # before the folder's earlier training is cleared away
         checked_steps(config.model, config.training, opened.training(), len(data.vocabulary))
         opened.validation()
-    state = RunState.open(folder, _fingerprint(config, data, opened.start), resume=resume)
+    state = RunState.open(folder, fingerprint(config, data, opened.start, opened.backbone), resume=resume)
     name = f"{config.model.name} (final)" if final else config.model.name
     with track_run(config, data.manifest, run_name=name, run_id=state.run_id) as run:
         state.keep(run.run_id)
@@ -123,7 +117,7 @@ def train(
             trained_on=part,
             best_epoch=best_epoch,
             training=TrainingRecord(environment=environment(), started_at=started_at, seconds=seconds),
-            started_from=opened.start.record if opened.start else None,
+            started_from=opened.started_from,
         )
         _index(bundle, data, config, say)
         run.log_metrics({**metrics, "train_seconds": seconds})
@@ -165,6 +159,7 @@ class _Opened:
         folder: of the run.
         chosen: the bundle whose validation chose the epochs of a final run; None for all others.
         start: what its weights start from; None for fresh ones.
+        backbone: digest of its backbone; None without one.
     """
 
     config: ExperimentConfig
@@ -172,6 +167,7 @@ class _Opened:
     folder: Path
     chosen: Bundle | None
     start: WarmStart | None
+    backbone: str | None
 
     @classmethod
     def by(cls, config: ExperimentConfig, *, final: bool, from_bundle: Path | str | None) -> _Opened:
@@ -180,25 +176,28 @@ class _Opened:
         found, start = None, None
         if from_bundle is not None:
             found = Bundle.load(resolve_bundle(str(from_bundle), config.tracking.uri))
-            if found.folder.resolve().is_relative_to(config.output_path.resolve()):
-                raise InputError(
-                    f"{from_bundle} stands in {config.output_path}, which this training would write over; "
-                    "set `output` to another folder"
-                )
+            check_outside(found.folder, str(from_bundle), config)
+        backbone = checked_backbone(config)
         if isinstance(config.model, RecformerConfig):
             config = config.model_copy(update={"model": resolved(config.model)})
         config = settled(config, data, like=found.config.model if found else None)
         if found:
             start = WarmStart.checked(found, str(from_bundle), config, data)
         if not final:
-            return cls(config, data, config.output_path, None, start)
-        chosen = _chosen_by_validation(config, data, start)
-        return cls(config, data, config.output_path / "final", chosen, start)
+            return cls(config, data, config.output_path, None, start, backbone)
+        chosen = chosen_by_validation(config, data, start, backbone)
+        return cls(config, data, config.output_path / "final", chosen, start, backbone)
 
     @property
     def part(self) -> Part:
         """The events that the model is fitted to: all of them where an earlier run chose the epochs."""
         return "all" if self.chosen else self.config.training.fit
+
+    @property
+    def started_from(self) -> dict[str, str] | None:
+        """What is written down of the weights that it starts from; None for fresh ones."""
+        record = self.start.record if self.start else {}
+        return record | ({"backbone": self.backbone} if self.backbone else {}) or None
 
     def training(self) -> Ragged:
         """These events, with their weights."""
@@ -324,47 +323,3 @@ def index_queries(data: PreparedData) -> Ragged:
     """Histories to tune and measure an index with: the test targets', or else whole sequences."""
     histories = data.targets("test").histories
     return histories if len(histories) else data.sequences.take(np.flatnonzero(data.sequences.lengths))
-
-
-def _chosen_by_validation(config: ExperimentConfig, data: PreparedData, start: WarmStart | None) -> Bundle:
-    """The bundle of the same experiment whose validation chose the number of epochs."""
-    folder = config.output_path / "bundle"
-    remedy = "run `recsys train` on it without --final first"
-    if not folder.exists():
-        raise InputError(f"--final takes the number of epochs from {folder}, which is not there; {remedy}")
-    bundle = Bundle.load(folder)
-    if _fingerprint(bundle.config, data) != _fingerprint(config, data):
-        raise InputError(f"{folder} was trained with other model or training settings; {remedy}")
-    former = (bundle.manifest.get("started_from") or {}).get("model_version")
-    if former != (start and start.bundle.model_version):
-        raise InputError(
-            f"{folder} was started from {former or 'fresh weights'}, not from "
-            f"{start.bundle.model_version if start else 'fresh weights'}; give --final the same --from"
-        )
-    if bundle.manifest["data"]["content_digest"] != data.digest:
-        raise InputError(f"{folder} was trained on other data than {data.path} now holds; {remedy}")
-    return bundle
-
-
-def check_settings(config: ExperimentConfig, data: PreparedData) -> None:
-    """Refuse data that was prepared in another way than the configuration says."""
-    stated = with_defaults(data.manifest.get("settings", {}))
-    asked = config.model_dump(mode="json")
-    differences = [
-        difference
-        for section in ("clean", "split")
-        if section in stated
-        for difference in setting_differences(stated[section], asked[section], section)
-    ]
-    if differences:
-        raise InputError(
-            f"{data.path} was prepared with other settings ({'; '.join(differences)}); run `recsys prepare` "
-            "with these, or train with those"
-        )
-
-
-def _fingerprint(config: ExperimentConfig, data: PreparedData, start: WarmStart | None = None) -> str:
-    """Hash of everything that the trained weights depend on."""
-    parts = [config.model.model_dump_json(), config.training.model_dump_json(), data.digest]
-    parts += [start.bundle.model_version] if start else []
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

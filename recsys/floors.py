@@ -33,6 +33,7 @@ from recsys.models.category_popularity import category_column
 from recsys.models.popularity import item_counts
 from recsys.models.protocol import CountingModel
 from recsys.models.sparse import rank_counts_sparse
+from recsys.models.text_knn import has_words
 from recsys.text.attributes import can_be_text, own_columns
 
 FLOORS: dict[str, ModelConfig] = {
@@ -179,7 +180,8 @@ def floors_for(data: PreparedData) -> dict[str, ModelConfig]:
         lacking.add("recent_popularity")
     if category_column(data.items) is None:
         lacking.add("category_popularity")
-    if not any(can_be_text(data.items[name].type) for name in own_columns(data.items)):
+    textual = [name for name in own_columns(data.items) if can_be_text(data.items[name].type)]
+    if not has_words(data.items, textual):
         lacking.add("text_knn")
     return {label: config for label, config in (FLOORS | TEXT_FLOORS).items() if config.name not in lacking}
 

@@ -20,7 +20,7 @@ from recsys.models.text_tower import TextTower
 from recsys.models.transformer import Transformer
 from recsys.schema import ITEM_ID
 from recsys.sequences import Ragged
-from recsys.text.attributes import text_columns
+from recsys.text.attributes import check_present, text_columns
 from recsys.text.backbone import Backbone, encoder_of
 from recsys.text.tokens import ItemTokenizer
 
@@ -45,11 +45,12 @@ def fresh_encoder(
         say: called with what a person should know of the texts.
 
     Raises:
-        InputError: the items have no text, or the backbone cannot be read.
+        InputError: the items have no text or lack an attribute, or the backbone cannot be read.
     """
     if not reads_text(config):
         return build_encoder(config, len(items))
     assert isinstance(config, TransformerConfig)
+    check_present(items, config.attributes)
     backbone = Backbone.read(config.backbone) if config.backbone else None
     if tokenizer is None:
         tokenizer = backbone.tokenizer if backbone else catalogue_tokenizer(config, items)
@@ -60,7 +61,12 @@ def fresh_encoder(
     if config.backbone and backbone:
         encoder = encoder_of(config.backbone, backbone)
     tower = TextTower(
-        tokenizer, sentences, dim=config.dim, encoder=encoder, token_dropout=config.token_dropout
+        tokenizer,
+        sentences,
+        dim=config.dim,
+        encoder=encoder,
+        token_dropout=config.token_dropout,
+        unknown_prob=config.unknown_prob,
     )
     tower.read()
     model = build_encoder(config, len(items), tower)

@@ -51,10 +51,17 @@ def described(bundle: Bundle, texts: Sequence[ItemText]) -> pa.Table:
     for name in columns:
         kind = bundle.items.schema.field(name).type
         try:
-            arrays[name] = pa.array([each.text.get(name) for each in texts], kind)
-        except (pa.ArrowException, TypeError, ValueError) as error:
+            arrays[name] = pa.array([_read(each.text.get(name), kind) for each in texts], kind)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"attribute `{name}` of a described item is no {kind} ({error})") from error
     return pa.table(arrays)
+
+
+def _read(value: object, kind: pa.DataType) -> object:
+    """A value of an attribute; JSON has dates and times as ISO texts alone."""
+    if isinstance(value, str) and pa.types.is_temporal(kind):
+        return pa.scalar(value).cast(kind).as_py()
+    return value
 
 
 def extended(bundle: Bundle, rows: pa.Table) -> TextReader:

@@ -5,7 +5,6 @@ The modules that are trained stand in `recsys.recformer_training`.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,22 +13,22 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from pytorch_lightning.callbacks import Callback
 
-from recsys.checkpoints import BEST, LAST, ran_out_of_patience
+from recsys.checkpoints import LAST
 from recsys.config import RecformerConfig, TrainingConfig
 from recsys.dataset import Targets
 from recsys.fresh import catalogue_tokenizer
 from recsys.models.reading import sentences_of
 from recsys.models.recformer import Recformer, build_recformer
 from recsys.processes import Processes
-from recsys.progress import epoch_reporter
 from recsys.recformer_training import FineTuning, PreTraining
 from recsys.schema import ITEM_ID
 from recsys.sequences import Ragged
+from recsys.text.attributes import check_present
 from recsys.text.backbone import Backbone
 from recsys.torch_settings import cpu_threads, quiet_lightning, seeded
-from recsys.training import Fitted, OnEpoch, Progress, checked_steps, make_trainer
+from recsys.trainer import OnEpoch, run_trainer
+from recsys.training import Fitted, checked_steps
 
 
 def fit_recformer(
@@ -88,6 +87,8 @@ def fit_recformer(
                 ),
             ]
         best_epoch = _run_stages(model, kinds, checkpoints, processes, resume, stop_epochs, on_epoch)
+        if model_config.objective == "pretrain":  # which encodes the items for validation alone
+            model.refresh()
     return Fitted(model.cpu().eval(), best_epoch, time.perf_counter() - started, processes.total)
 
 
@@ -95,8 +96,9 @@ def make_recformer(config: RecformerConfig, items: pa.Table) -> tuple[Recformer,
     """A model to train, from its backbone or from weights drawn by the global generator, and what to tell.
 
     Raises:
-        InputError: the items have no text, or the backbone cannot be read.
+        InputError: the items have no text or lack an attribute, or the backbone cannot be read.
     """
+    check_present(items, config.attributes)
     backbone = Backbone.read(config.backbone) if config.backbone else None
     tokenizer = backbone.tokenizer if backbone else catalogue_tokenizer(config, items)
     sentences = sentences_of(config, tokenizer, items)
@@ -163,20 +165,19 @@ def _run(
     on_epoch: OnEpoch,
 ) -> _Stage:
     """Run the trainer, or go on from the stage's last checkpoint."""
-    config, validates = module.config, module.validation is not None
-    last, best = (folder / f"{name}.ckpt" for name in (LAST, BEST))
-    first = processes.rank == 0
-    if first and not resume:
-        last.unlink(missing_ok=True)
-        best.unlink(missing_ok=True)
-    with epoch_reporter(stop_epoch or config.epochs) if first else contextlib.nullcontext() as report:
-        progress = Progress(report, on_epoch) if report else Callback()
-        trainer = make_trainer(config, folder, processes, validates, stop_epoch, progress)
-        goes_on = resume and last.exists()
-        if not (goes_on and ran_out_of_patience(last)):
-            trainer.fit(module, ckpt_path=str(last) if goes_on else None)
-    ended = torch.load(last, map_location="cpu", weights_only=True)
-    chosen = torch.load(best, map_location="cpu", weights_only=True) if validates else ended
+    validates = module.validation is not None
+    kept = run_trainer(
+        module,
+        module.config,
+        folder,
+        processes,
+        validates=validates,
+        resume=resume,
+        stop_epoch=stop_epoch,
+        on_epoch=on_epoch,
+    )
+    ended = torch.load(folder / f"{LAST}.ckpt", map_location="cpu", weights_only=True)
+    chosen = torch.load(kept, map_location="cpu", weights_only=True) if validates else ended
     scores = (each.get("best_model_score") for each in ended["callbacks"].values())
     score = next((float(each) for each in scores if each is not None), None) if validates else None
     return _Stage(int(ended["epoch"]) + 1, int(chosen["epoch"]) + 1, score, chosen["state_dict"])

@@ -56,6 +56,8 @@ class FineTuning(EncoderTraining):
         """
         super().__init__(cast(Transformer, model), steps, validation, config)
         self.frozen_table = frozen_table
+        self.trained_items: torch.Tensor
+        self.register_buffer("trained_items", F.pad(steps.trained_items, (1, 1)), persistent=False)
         self.steps.epoch = lambda: epochs_before + self.current_epoch
         model.encoder.unused_by_summaries().requires_grad_(False)  # processes wait for every gradient
 
@@ -85,9 +87,13 @@ class FineTuning(EncoderTraining):
         return LOSSES[self.config.loss](self, inputs, step)
 
     def outputs(self, rows_U: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """(V+2, D) table with rows for PAD and MASK, and (V+2,) biases, -inf for these; or some rows."""
+        """(V+2, D) table with rows for PAD and MASK, and (V+2,) biases; or some rows.
+
+        The bias is -inf for these two and for items without a training event: as negatives these would only
+        be pushed away from the histories that they come after.
+        """
         table_VD = F.pad(self.model.item_vectors, (0, 0, 1, 1))
-        bias_V = F.pad(table_VD.new_zeros(self.model.n_items), (1, 1), value=-torch.inf)
+        bias_V = table_VD.new_zeros(len(table_VD)).masked_fill(~self.trained_items, -torch.inf)
         return (table_VD, bias_V) if rows_U is None else (table_VD[rows_U], bias_V[rows_U])
 
     def vectors(self, stream: Stream) -> torch.Tensor:

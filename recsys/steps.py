@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from recsys.batching import Packed, number_of_batches, shuffled_batches, windows
 from recsys.config import EncoderConfig, TrainingConfig
 from recsys.errors import InputError
+from recsys.models.popularity import item_counts
 from recsys.objectives import OBJECTIVES, Examples
 from recsys.schema import PAD
 from recsys.sequences import Ragged
@@ -162,6 +163,7 @@ class Steps:
                 "negatives than other items: set it lower, or training.loss to full"
             )
         self.negatives = Negatives(training, n_items, config)
+        self.trained_items = torch.from_numpy(item_counts(training.values, n_items) > 0)  # (V,)
         self.model = model
         self.config = config
         self.mask = n_items + 1

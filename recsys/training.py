@@ -8,8 +8,6 @@ Shapes: `B` sequences, `R` rows of a step, `L` columns, `T` places that are aske
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,14 +18,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from recsys.checkpoints import BEST, LAST, StreamedCheckpoints, ran_out_of_patience
 from recsys.config import EncoderConfig, TrainingConfig
 from recsys.dataset import Targets
-from recsys.errors import InputError
 from recsys.evaluation import chunks, score_function
 from recsys.losses import Parts, full_cross_entropy, gbce, sampled_softmax
 from recsys.metrics import hit_rate, ndcg, rank_counts
@@ -36,14 +31,10 @@ from recsys.models.recformer import Recformer
 from recsys.models.transformer import Transformer
 from recsys.optimizer import RowAdamW, clip_gradients, stored_values
 from recsys.processes import Processes
-from recsys.progress import epoch_reporter
 from recsys.sequences import Ragged
 from recsys.steps import Step, Steps
 from recsys.torch_settings import cpu_threads, quiet_lightning, seeded, uses_bf16
-
-MONITOR = "ndcg@10"
-
-OnEpoch = Callable[[int, dict[str, float]], None]
+from recsys.trainer import MONITOR, OnEpoch, check_device, diverged, run_trainer
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,7 @@ class EncoderTraining(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Begin the sums of NDCG, HR and users; weights that are no numbers have nothing to rank."""
         if not all(weight.isfinite().all() for weight in self.encoder.parameters()):
-            raise _diverged(self.current_epoch + 1)
+            raise diverged(self.current_epoch + 1)
         self._sums = torch.zeros(3, dtype=torch.float64)
         self.fill_table()
 
@@ -210,36 +201,6 @@ LOSSES: dict[str, Callable[[EncoderTraining, Parts, Step], torch.Tensor]] = {
 """`training.loss` -> (module, what it compares, step) -> mean loss."""
 
 
-class Progress(Callback):
-    """Hands each finished epoch to the progress display and to whoever tracks the run."""
-
-    def __init__(self, report: OnEpoch, on_epoch: OnEpoch) -> None:
-        self.report = report
-        self.on_epoch = on_epoch
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand on loss and metrics of the epoch."""
-        names = ("loss", MONITOR, "hr@10") if _validated(trainer) else ("loss",)
-        logged = trainer.callback_metrics
-        metrics = {name: float(logged[name]) for name in names if name in logged}
-        if not math.isfinite(metrics["loss"]):
-            raise _diverged(trainer.current_epoch + 1)
-        self.report(trainer.current_epoch + 1, metrics)
-        self.on_epoch(trainer.current_epoch + 1, metrics)
-
-
-def _diverged(epoch: int) -> InputError:
-    return InputError(
-        f"the training diverged in epoch {epoch}: its loss is no number any more; set training.learning_rate "
-        "lower"
-    )
-
-
-def _validated(trainer: pl.Trainer) -> bool:
-    every = trainer.check_val_every_n_epoch or 1
-    return (trainer.current_epoch + 1) % every == 0
-
-
 @dataclass(frozen=True)
 class Fitted:
     """A trained encoder.
@@ -291,34 +252,29 @@ def fit_encoder(
     Raises:
         InputError: no training sequence has two events, or the device or the batch size does not fit the
             processes.
+        KeyboardInterrupt: see `run_trainer`.
     """
     steps = checked_steps(model_config, config, training, n_items)
-    last, best = (checkpoints / f"{name}.ckpt" for name in (LAST, BEST))
     processes = Processes.launched()
-    first = processes.rank == 0
-    if first and not resume:
-        last.unlink(missing_ok=True)
-        best.unlink(missing_ok=True)
     started = time.perf_counter()
     with seeded(config.seed), cpu_threads(config.threads), quiet_lightning():
         encoder = start(model_config, n_items)
         module = EncoderTraining(encoder, steps, validation, config)
-        with epoch_reporter(stop_epoch or config.epochs) if first else contextlib.nullcontext() as report:
-            progress = Progress(report, on_epoch) if report else Callback()
-            validates = validation is not None
-            trainer = make_trainer(config, checkpoints, processes, validates, stop_epoch, progress)
-            goes_on = resume and last.exists()
-            if not (goes_on and ran_out_of_patience(last)):
-                try:
-                    trainer.fit(module, ckpt_path=str(last) if goes_on else None)
-                except SystemExit as stopped:  # what Lightning makes of Ctrl-C, without a word
-                    raise KeyboardInterrupt from stopped
-    chosen = best if validation is not None else last
+        chosen = run_trainer(
+            module,
+            config,
+            checkpoints,
+            processes,
+            validates=validation is not None,
+            resume=resume,
+            stop_epoch=stop_epoch,
+            on_epoch=on_epoch,
+        )
     state = torch.load(chosen, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(state["state_dict"])
     encoder.refresh()
     seconds = time.perf_counter() - started
-    return Fitted(encoder.cpu().eval(), int(state["epoch"]) + 1, seconds, trainer.world_size)
+    return Fitted(encoder.cpu().eval(), int(state["epoch"]) + 1, seconds, processes.total)
 
 
 def checked_steps(
@@ -330,62 +286,6 @@ def checked_steps(
         InputError: as `fit_encoder`.
     """
     steps, processes = Steps(training, n_items, model_config, config), Processes.launched()
-    _check_device(config, processes)
+    check_device(config, processes)
     steps.check_shares(processes.total)
     return steps
-
-
-def _check_device(config: TrainingConfig, processes: Processes) -> None:
-    """Refuse a device that is not there; Lightning's own message does not say what to set."""
-    found = torch.cuda.device_count()
-    if config.device == "cuda" and found < processes.per_node:
-        raise InputError(
-            f"training.device is cuda for {processes.per_node} processes on this machine, which has {found} "
-            "CUDA devices that PyTorch can use; set training.device=cpu, or start fewer processes"
-        )
-
-
-def make_trainer(
-    config: TrainingConfig,
-    checkpoints: Path,
-    processes: Processes,
-    validates: bool,
-    stop_epoch: int | None,
-    progress: Callback,
-) -> pl.Trainer:
-    """The trainer of a run whose checkpoints stand in a folder of their own."""
-    callbacks: list[Callback] = [progress]
-    if validates:
-        callbacks += [
-            ModelCheckpoint(
-                checkpoints,
-                filename=BEST,
-                monitor=MONITOR,
-                mode="max",
-                save_weights_only=True,
-                enable_version_counter=False,
-            ),
-            EarlyStopping(MONITOR, patience=config.patience, mode="max"),
-        ]
-    # Last in the list: its checkpoint holds what the other callbacks decided in the same epoch.
-    callbacks.append(
-        ModelCheckpoint(
-            checkpoints, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False
-        )
-    )
-    return pl.Trainer(
-        max_epochs=stop_epoch or config.epochs,
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
-        devices=processes.per_node,
-        num_nodes=processes.nodes,
-        strategy="ddp" if processes.total > 1 else "auto",
-        callbacks=callbacks,
-        plugins=[StreamedCheckpoints()],
-        check_val_every_n_epoch=min(config.validate_every, config.epochs),
-        limit_val_batches=1.0 if validates else 0,
-        deterministic=True,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )

@@ -36,6 +36,7 @@ FREE = {
     "read",
     "id_dropout",
     "token_dropout",
+    "unknown_prob",
 }
 """Settings of an encoder that no weight depends on; all others must be those of the bundle."""
 ITEM_ROWS = {"item_embedding.weight": (1, 1), "item_bias": (0, 0)}

@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from recsys.config import TextKNNConfig
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
@@ -69,6 +72,18 @@ def test_a_model_that_the_data_does_not_allow_is_left_out(tmp_path: Path) -> Non
     assert table.repeated_targets == 0
     assert table.best(keep_seen=True) is None
     assert "seen kept" not in "\n".join(table.lines())
+
+
+def test_titles_without_a_word_are_no_text_to_count(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", walks_without_repeats(40, 60), 40)
+    columns = {"title": pa.array([" " if row % 2 else "-" for row in range(40)])}
+    ids = ["index", "id", "count"]
+    blank = replace(data, items=pa.table({name: data.items[name] for name in ids} | columns))
+    assert "text-kNN" not in {floor.label for floor in measure_floors(blank).floors}
+    with pytest.raises(InputError, match="`text_knn` compares words, and no item has one in title"):
+        fit_counting(TextKNNConfig(), blank.training(), None, 40, blank.items)
+    with pytest.raises(InputError, match="names `titel`, which the item table lacks"):
+        fit_counting(TextKNNConfig(attributes=("titel", "title")), data.training(), None, 40, data.items)
 
 
 def test_a_split_without_targets_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from fastapi.testclient import TestClient
 
 from recsys.add_items import add_items
@@ -21,12 +25,13 @@ from recsys.errors import InputError
 from recsys.evaluation import evaluate, evaluate_bundle
 from recsys.fresh import fresh_encoder
 from recsys.index import build_index
-from recsys.item_texts import ItemText
+from recsys.item_texts import ItemText, described
 from recsys.models import build_encoder
 from recsys.models.protocol import CountingModel
 from recsys.models.transformer import Transformer
 from recsys.recformer_fit import make_recformer
 from recsys.recommender import Recommender
+from recsys.schema import file_hash
 from recsys.training import fit_encoder
 from recsys.warm_start import WarmStart
 from serving.app import create_app
@@ -137,6 +142,41 @@ def test_items_show_their_text_alone_now_and_then(songs: PreparedData) -> None:
     assert not shown[np.array(COLD) - 1].any()
 
 
+def test_the_sentence_of_items_without_a_text_is_learned(songs: PreparedData) -> None:
+    for share in (0.0, 0.5):
+        config = model_of(item_encoder="text", unknown_prob=share)
+        model = fresh_encoder(config, songs.items, songs.training()).train()
+        assert model.tower is not None
+        table = model.outputs()[0][1:-1]
+        alike = (table == table.mode(0).values).all(1)
+        assert share == 0 or 0.2 < alike.float().mean() < 0.8
+        (table * torch.randn_like(table)).sum().backward()  # type: ignore[no-untyped-call]
+        gradient = model.tower.token_embedding.weight.grad
+        assert gradient is not None
+        assert bool(gradient[model.tower.tokenizer.unknown].any()) == (share > 0)
+        shown = model.eval().outputs()[0][1:-1]
+        assert len(np.unique(shown.detach().numpy(), axis=0)) == N_ITEMS
+
+
+def test_settings_of_texts_need_an_encoder_of_texts(songs: PreparedData, tmp_path: Path) -> None:
+    for name, value in {"backbone": "x", "token_dropout": 0.1, "attributes": ["title"]}.items():
+        with pytest.raises(
+            InputError, match=f"{name} is of items' texts, which item_encoder `id` does not read"
+        ):
+            experiment(item_encoder="id", **{name: value})
+    with pytest.raises(InputError, match="names `titel`, which the item table lacks"):
+        fresh_encoder(model_of(attributes=["titel", "year"]), songs.items, songs.training())
+    plain = build_encoder(model_of(item_encoder="id"), N_ITEMS).eval()
+    older = saved(tmp_path / "older", plain, songs, item_encoder="id").folder
+    tree = yaml.safe_load((older / "config.yaml").read_text())
+    tree["model"] |= {"backbone": "x", "token_dropout": 0.1}
+    (older / "config.yaml").write_text(yaml.safe_dump(tree))
+    manifest = json.loads((older / "manifest.json").read_text())
+    manifest["files"]["config.yaml"] = file_hash(older / "config.yaml")
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    assert Bundle.load(older).config.model == model_of(item_encoder="id")
+
+
 def test_a_step_reads_some_of_the_tokens(songs: PreparedData) -> None:
     model = fresh_encoder(model_of(token_dropout=0.5, id_dropout=0.0), songs.items, songs.training())
     with torch.no_grad():
@@ -160,9 +200,15 @@ def test_another_catalogue_is_ranked_by_text(bundle: Bundle, tmp_path: Path) -> 
 def test_new_songs_join_without_training(songs: PreparedData, tmp_path: Path, scoring: str) -> None:
     settings: dict[str, Any] = {"scoring": scoring, "name": "bert4rec"}
     model = fit(songs, tmp_path / "fit", 1, **settings)
+    with torch.no_grad():
+        model.item_embedding.weight[1:-1] *= 20  # as after a long training: own vectors say much
+    model.refresh()
     bundle = saved(tmp_path / "bundle", model, songs, **settings)
+    before = evaluate_bundle(bundle, songs).metrics
     table = pa.table({"id": pa.array(["n1"]), **song_table([COLD[0]])})
-    added = add_items(bundle, table).bundle.model
+    grown = add_items(bundle, table).bundle
+    assert evaluate_bundle(grown, songs).metrics == before
+    added = grown.model
     assert isinstance(added, Transformer)
     torch.testing.assert_close(added.item_table()[:-1], model.item_table())
     torch.testing.assert_close(added.item_table()[-1], model.item_table()[COLD[0] - 1], atol=1e-5, rtol=1e-4)
@@ -196,8 +242,9 @@ def test_features_of_a_backbone_stay_as_they_are(songs: PreparedData, tmp_path: 
     settings: dict[str, Any] = {"item_encoder": "text", "backbone": str(tmp_path / "reader")}
     model = fit(songs, tmp_path / "fit", 15, **settings)
     assert model.tower is not None and model.tower.encoder is not None
-    theirs = reader.encoder.state_dict()["blocks.0.widen.weight"]
-    assert torch.equal(model.tower.encoder.state_dict()["blocks.0.widen.weight"], theirs)
+    for part, theirs in reader.encoder.state_dict().items():  # the places of items, too
+        assert torch.equal(model.tower.encoder.state_dict()[part], theirs), part
+    assert model.tower.encoder.reach == reader.encoder.reach
     assert by_warmth(model, songs)[0] > 0.5
     bundle = saved(tmp_path / "bundle", model, songs, **settings)
     assert evaluate_bundle(bundle, songs).metrics == evaluate(model, songs, scores_cold=True).metrics
@@ -227,14 +274,31 @@ def test_items_that_are_described_stand_in_a_history_and_are_scored(
     assert scores[2] == pytest.approx(scores[3], abs=1e-3)
     with pytest.raises(InputError, match="items have no attribute `colour`; they have title, year"):
         recommender.recommend([ItemText({"colour": "red"})])
-    with pytest.raises(InputError, match="attribute `year` of a described item is no int64"):
-        recommender.recommend([ItemText({"year": "old"})])
+    for year in ("old", 2**70):
+        with pytest.raises(InputError, match="attribute `year` of a described item is no int64"):
+            recommender.recommend([ItemText({"year": year})])
     with TestClient(create_app(recommender)) as client:
         sent = client.post("/v1/recommend", json={"history": [{"text": unheard}], "k": 5}).json()
         assert [each["id"] for each in sent["items"]] == [each.id for each in told.items]
         body = {"history": by_id, "items": [{"text": unheard}, "nobody"]}
         found = client.post("/v1/score", json=body).json()["scores"]
     assert found == [pytest.approx(scores[2], abs=1e-4), None]
+
+
+def test_dates_are_described_as_json_has_them(songs: PreparedData, tmp_path: Path) -> None:
+    model = fresh_encoder(model_of(), songs.items, songs.training()).eval()
+    bundle = saved(tmp_path / "bundle", model, songs)
+    columns = {"seen": pa.nulls(N_ITEMS, pa.timestamp("us")), "out": pa.nulls(N_ITEMS, pa.date32())}
+    items = bundle.items
+    for name, column in columns.items():
+        items = items.append_column(name, column)
+    dated = replace(bundle, items=items)
+    day, moment = date(2024, 5, 1), datetime(2024, 5, 1, 9, 30)
+    told = [ItemText({"out": "2024-05-01", "seen": "2024-05-01T09:30:00"}), ItemText({"out": day})]
+    rows = described(dated, told)
+    assert rows["out"].to_pylist() == [day, day] and rows["seen"].to_pylist() == [moment, None]
+    with pytest.raises(InputError, match="attribute `out` of a described item is no date32"):
+        described(dated, [ItemText({"out": "the first of May"})])
 
 
 def test_a_model_of_ids_refuses_what_is_described(tmp_path: Path) -> None:

@@ -14,7 +14,11 @@ ROOMS = ("recsys", "data_prep", "serving")
 OPEN_TO_DATA_PREP = {"schema", "vocabulary", "config", "errors", "files"}
 TRAINING_SIDE = {
     "training",
+    "trainer",
+    "recformer_fit",
+    "recformer_training",
     "experiment",
+    "origins",
     "report",
     "batching",
     "objectives",

@@ -16,7 +16,7 @@ from data_prep.prepare import prepare, prepare_frame
 from recsys.config import ExperimentConfig, build_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.experiment import check_settings
+from recsys.origins import check_settings
 
 GOOD = "sequence,item,time\nu,1,10\nu,2,20\nu,3,30\n"
 

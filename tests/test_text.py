@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recsys.errors import InputError
 from recsys.text.attributes import text_columns, texts_of
 from recsys.text.stream import SentenceTable
-from recsys.text.tokens import KEY, PADDING, START, VALUE, ItemTokenizer, Sentences
+from recsys.text.tokens import KEY, PADDING, START, VALUE, ItemTokenizer
 
 ITEMS = pa.table(
     {
@@ -116,9 +116,3 @@ def test_a_stream_is_the_plain_concatenation_cut_at_its_limit(
         assert made.types_nc[own].flatten()[0] == START
         assert int(own.nonzero()[0]) == made.first_B[number]
         assert own.sum() == (1 if made.alone else -(-len(expected) // width))
-
-
-def test_stored_sentences_read_alike() -> None:
-    made = tokenizer().sentences(ITEMS, None, max_attributes=3, max_tokens=32)
-    again = Sentences.stored(made.tokens.values, made.types, made.tokens.offsets)
-    assert again.tokens[1].tolist() == made.tokens[1].tolist()

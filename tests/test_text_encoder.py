@@ -105,6 +105,45 @@ def test_a_backbone_that_lacks_a_file_is_refused_by_its_name(tmp_path: Path, fil
         Backbone.read(str(tmp_path / "lf"))
 
 
+def test_a_damaged_backbone_is_refused_by_the_file_or_the_tensor(tmp_path: Path) -> None:
+    longformer(tmp_path / "lf")
+
+    def refused(message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            Backbone.read(str(tmp_path / "lf"))
+
+    weights = tmp_path / "lf/model.safetensors"
+    whole, config = weights.read_bytes(), tmp_path / "lf/config.json"
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused(r"lf/model\.safetensors cannot be read \(SafetensorError.*copy the whole checkpoint anew")
+    missing = "encoder.layer.1.output.dense.weight"
+    tensors = safetensors.torch.load(whole)
+    safetensors.torch.save_file({name: each for name, each in tensors.items() if name != missing}, weights)
+    refused(rf"lf/model\.safetensors lacks `{missing}`")
+    weights.rename(tmp_path / "lf/model.safetensors.index.json")
+    refused(r"its weights in several files \(model\.safetensors\.index\.json\), which are not read")
+    weights.write_bytes(whole)
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({name: each for name, each in settings.items() if name != "hidden_size"}))
+    refused(r"lf/config\.json lacks `hidden_size`")
+    config.write_text(json.dumps(settings | {"hidden_size": 16}))
+    sizes = resolved(RecformerConfig(backbone=str(tmp_path / "lf")))
+    words = Backbone.read(str(tmp_path / "lf"))
+    model = build_recformer(sizes, words.tokenizer, sentences_of(sizes, words.tokenizer, ITEMS))
+    with pytest.raises(InputError, match=r"backbone is \(300, 32\), but its configuration says \(\d+, 16\)"):
+        words.put_into(model.encoder)
+    defaults = {
+        name: each for name, each in settings.items() if name not in ("layer_norm_eps", "pad_token_id")
+    }
+    config.write_text(json.dumps(defaults))
+    assert (
+        resolved(RecformerConfig(backbone=str(tmp_path / "lf"))).norm_eps == LongformerConfig().layer_norm_eps
+    )
+    assert len(Backbone.read(str(tmp_path / "lf")).weights["place_embedding.weight"]) == 256
+    config.write_text("{")
+    refused(r"lf/config\.json cannot be read \(JSONDecodeError")
+
+
 def test_a_backbone_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     longformer(tmp_path / "small", vocab_size=50)
     with pytest.raises(InputError, match=r"has \d+ tokens, but its weights have vectors of 50"):

@@ -27,6 +27,7 @@ from recsys.config.experiment import (
     with_defaults,
 )
 from recsys.config.models import (
+    TEXT_SETTINGS,
     BERT4RecConfig,
     EncoderConfig,
     ItemKNNConfig,
@@ -49,6 +50,7 @@ from recsys.config.text import CategoryPopularityConfig, RecformerConfig, Senten
 from recsys.config.training import TrainingConfig
 
 __all__ = [
+    "TEXT_SETTINGS",
     "BERT4RecConfig",
     "CategoryPopularityConfig",
     "CleanConfig",

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from recsys.config.base import Config
 from recsys.config.text import CategoryPopularityConfig, RecformerConfig, SentenceConfig, TextKNNConfig
 
+TEXT_SETTINGS = ("attributes", "backbone", "token_dropout")
+"""Settings of a transformer that say nothing where it does not read text."""
+
 
 class TransformerConfig(SentenceConfig):
     """Sizes that every transformer has."""
@@ -54,6 +57,16 @@ class TransformerConfig(SentenceConfig):
         "bundle, or a BERT, RoBERTa or Longformer checkpoint, by folder or hub id (extra `text`); default: "
         "token vectors that are trained with everything else",
     )
+
+    @model_validator(mode="after")
+    def _text_is_read(self) -> Self:
+        ignored = [name for name in TEXT_SETTINGS if getattr(self, name)]
+        if self.item_encoder == "id" and ignored:
+            raise ValueError(
+                f"{ignored[0]} is of items' texts, which item_encoder `id` does not read; set item_encoder "
+                "to text or id+text"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -25,6 +25,12 @@ class SentenceConfig(Config):
         "wordpiece", description="trained on the catalogue's texts: WordPiece, lower case, or byte-level BPE"
     )
     vocabulary: int = Field(8000, ge=100, description="tokens that the trained tokenizer has at most")
+    unknown_prob: float = Field(
+        0.01,
+        ge=0,
+        lt=1,
+        description="share of items that training shows as the sentence of items without a text",
+    )
 
 
 class RecformerConfig(SentenceConfig):
@@ -49,12 +55,6 @@ class RecformerConfig(SentenceConfig):
     norm_eps: float = Field(1e-12, gt=0, description="added to variances in LayerNorm")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of embeddings and residual branches")
     temperature: float = Field(0.05, gt=0, description="tau: a score is a cosine divided by it")
-    unknown_prob: float = Field(
-        0.01,
-        ge=0,
-        lt=1,
-        description="share of history items that training shows as the sentence of items without a text",
-    )
     mask_prob: float = Field(0.15, gt=0, lt=1, description="pretrain: share of tokens to predict")
     mask_weight: float = Field(0.1, ge=0, description="pretrain: weight of masked-token prediction")
 

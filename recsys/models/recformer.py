@@ -16,6 +16,7 @@ Shapes: `B` histories, `L` items of a history, `E` items of all of them, `D` wid
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from torch import nn
 from recsys.config import RecformerConfig
 from recsys.models.reading import joined_sentences
 from recsys.models.text_encoder import TextEncoder
+from recsys.models.text_tower import SENTENCES, sentence_arrays
 from recsys.schema import PAD
 from recsys.text.stream import SentenceTable, Stream
 from recsys.text.tokens import ItemTokenizer, Sentences
@@ -67,9 +69,8 @@ class Recformer(nn.Module):
         self.sentence_offsets: torch.Tensor
         self.item_vectors: torch.Tensor
         self.stage_epochs: torch.Tensor
-        self.register_buffer("sentence_tokens", torch.from_numpy(sentences.tokens.values))
-        self.register_buffer("sentence_types", torch.from_numpy(sentences.types))
-        self.register_buffer("sentence_offsets", torch.from_numpy(sentences.tokens.offsets))
+        for name, array in zip(SENTENCES, sentence_arrays(sentences), strict=True):
+            self.register_buffer(name, array)
         dim = encoder.token_embedding.embedding_dim
         self.register_buffer("item_vectors", torch.zeros(len(sentences.tokens) - 1, dim))
         self.register_buffer("stage_epochs", torch.zeros(2, dtype=torch.int64))
@@ -128,30 +129,18 @@ class Recformer(nn.Module):
         self._fill_table()
 
     def with_sentences(self, sentences: Sentences) -> Recformer:
-        """The same encoder over another catalogue, which is encoded."""
-        other = Recformer(
-            self.encoder,
-            self.tokenizer,
-            sentences,
-            max_items=self.max_items,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-        )
-        other.item_encoder = self.item_encoder
-        other.to(self.item_vectors.device).train(self.training)
-        other.stage_epochs.copy_(self.stage_epochs)
+        """A view of the model over another catalogue, which is encoded; its weights are these."""
+        own_VD = self.item_vectors
+        vectors_VD = own_VD.new_zeros(len(sentences.tokens) - 1, own_VD.shape[1])
+        other = self._with_items(sentence_arrays(sentences, own_VD.device), vectors_VD)
         other._fill_table()
         return other
 
     @torch.no_grad()
     def extended(self, sentences: Sentences) -> Recformer:
         """A view of the model with more items, after its own."""
-        table = joined_sentences(*self.sentences, sentences)
-        names = ("sentence_tokens", "sentence_types", "sentence_offsets")
-        vectors = torch.cat([self.item_vectors, self.with_sentences(sentences).item_vectors])
-        other = copy.copy(self)
-        other._buffers = self._buffers | dict(zip(names, table, strict=True)) | {"item_vectors": vectors}
-        return other
+        vectors_VD = torch.cat([self.item_vectors, self.with_sentences(sentences).item_vectors])
+        return self._with_items(joined_sentences(*self.sentences, sentences), vectors_VD)
 
     def extended_state(self, sentences: Sentences) -> dict[str, torch.Tensor]:
         """Weights of `extended`, to be stored."""
@@ -161,6 +150,14 @@ class Recformer(nn.Module):
     def row_weights(self) -> list[str]:
         """Weights with a row an item: none."""
         return []
+
+    def _with_items(self, table: Sequence[torch.Tensor], vectors_VD: torch.Tensor) -> Recformer:
+        """A view of the model with these sentences and vectors of items."""
+        other = copy.copy(self)
+        other._buffers = (
+            self._buffers | dict(zip(SENTENCES, table, strict=True)) | {"item_vectors": vectors_VD}
+        )
+        return other
 
     @torch.no_grad()
     def _fill_table(self) -> None:
@@ -209,8 +206,7 @@ def recformer_from_state(
     Raises:
         RuntimeError: the weights do not fit the configuration, the tokenizer or `n_items`.
     """
-    names = ("sentence_tokens", "sentence_types", "sentence_offsets", "item_vectors")
-    tokens, types, offsets, vectors = (state[name] for name in names)
+    tokens, types, offsets, vectors = (state[name] for name in (*SENTENCES, "item_vectors"))
     if len(vectors) != n_items or len(offsets) != n_items + 2:
         raise RuntimeError(f"they are of {len(vectors)} items and {len(offsets) - 2} sentences")
     if len(state["encoder.token_embedding.weight"]) != len(tokenizer):

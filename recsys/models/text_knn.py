@@ -7,6 +7,8 @@ Shapes: `B` histories, `V` items, `W` words.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +17,15 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from recsys.config import TextKNNConfig
+from recsys.errors import InputError
 from recsys.models.item_knn import TIE_SCALE
 from recsys.models.popularity import tie_breaker
 from recsys.models.sparse import all_items, matrix_from_arrays, matrix_to_arrays, recent_items
 from recsys.sequences import Ragged
-from recsys.text.attributes import text_columns, texts_of
+from recsys.text.attributes import check_present, text_columns, texts_of
+
+WORD = r"\w+"
+"""Words of one letter count too: some catalogues number their items."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +66,29 @@ class TextKNN:
         return cls(prior, matrix_from_arrays(arrays, int(width)), config.half_life)
 
 
+def has_words(items: pa.Table, names: Sequence[str]) -> bool:
+    """Whether any item has a word in one of the columns."""
+    texts = (text for name in names for text in texts_of(items[name]) if text)
+    return any(re.search(WORD, text) for text in texts)
+
+
 def fit_text_knn(config: TextKNNConfig, training: Ragged, items: pa.Table) -> TextKNN:
     """Weigh the words of all items, whether they have events or not.
 
     Raises:
-        InputError: the items have no text.
+        InputError: the items have no text, not even a word, or lack an attribute.
     """
+    check_present(items, config.attributes)
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    columns = [texts_of(items[name]) for name in text_columns(items, config.attributes)]
+    names = text_columns(items, config.attributes)
+    if not has_words(items, names):
+        raise InputError(
+            f"model `text_knn` compares words, and no item has one in {', '.join(names)}; prepare the data "
+            "with titles or attributes (data.items), or set model.attributes"
+        )
+    columns = [texts_of(items[name]) for name in names]
     texts = [" ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
-    # Words of one letter count too: some catalogues number their items.
-    vectorizer = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True, dtype=np.float32)
+    vectorizer = TfidfVectorizer(token_pattern=WORD, sublinear_tf=True, dtype=np.float32)
     words = sp.csr_array(vectorizer.fit_transform(texts))
     return TextKNN(tie_breaker(training, len(items)) * TIE_SCALE, words, config.half_life)

@@ -41,6 +41,7 @@ class TextTower(nn.Module):
         dim: int,
         encoder: TextEncoder | None = None,
         token_dropout: float = 0.0,
+        unknown_prob: float = 0.0,
     ) -> None:
         """Draw the weights from the global torch generator.
 
@@ -50,14 +51,16 @@ class TextTower(nn.Module):
             dim: width D.
             encoder: makes features and is not trained; None trains token vectors.
             token_dropout: share of the tokens that training does not read.
+            unknown_prob: share of the items that training shows as the sentence of items without a text.
         """
         super().__init__()
         self.tokenizer = tokenizer
         self.token_dropout = token_dropout
+        self.unknown_prob = unknown_prob
         self.sentence_tokens: torch.Tensor
         self.sentence_types: torch.Tensor
         self.sentence_offsets: torch.Tensor
-        for name, array in zip(SENTENCES, _arrays(sentences), strict=True):
+        for name, array in zip(SENTENCES, sentence_arrays(sentences), strict=True):
             self.register_buffer(name, array)
         self.encoder = encoder
         if encoder is None:
@@ -80,13 +83,16 @@ class TextTower(nn.Module):
 
     def forward(self, items_U: torch.Tensor) -> torch.Tensor:
         """(U, D) vectors of the texts of items; 0 is the text of those that have none."""
+        if self.training and self.unknown_prob:
+            shown_U = torch.rand(len(items_U), device=items_U.device) < self.unknown_prob
+            items_U = items_U.masked_fill(shown_U, 0)
         if self.encoder is not None:
             return self._projected(self.features[items_U])
         return self._projected(self._means(self._sentences(), items_U))
 
     def of_sentences(self, sentences: Sentences) -> torch.Tensor:
         """(V, D) vectors of the rows of other sentences, that of items without a text left out."""
-        table = SentenceTable(*(array.to(self.norm.weight.device) for array in _arrays(sentences)))
+        table = SentenceTable(*sentence_arrays(sentences, self.norm.weight.device))
         rows = torch.arange(1, len(sentences.tokens), device=table.offsets.device)
         if self.encoder is not None:
             return self._projected(self._read(table)[rows])
@@ -103,7 +109,7 @@ class TextTower(nn.Module):
         joined = joined_sentences(*self._sentences(), sentences)
         state = {f"{prefix}{name}": array for name, array in zip(SENTENCES, joined, strict=True)}
         if self.encoder is not None:
-            new = self._read(SentenceTable(*_arrays(sentences)))[1:]
+            new = self._read(SentenceTable(*sentence_arrays(sentences, self.features.device)))[1:]
             state[f"{prefix}features"] = torch.cat([self.features, new])
         return state
 
@@ -163,6 +169,7 @@ class TextTower(nn.Module):
         return features_VF
 
 
-def _arrays(sentences: Sentences) -> list[torch.Tensor]:
+def sentence_arrays(sentences: Sentences, device: torch.device | None = None) -> list[torch.Tensor]:
+    """Sentences as tensors, in the order of `SENTENCES`."""
     arrays = sentences.tokens.values, sentences.types, sentences.tokens.offsets
-    return [torch.from_numpy(array) for array in arrays]
+    return [torch.from_numpy(array).to(device) for array in arrays]

@@ -12,9 +12,10 @@ from recsys.bundle import Bundle
 from recsys.compare import compare
 from recsys.dataset import PreparedData, Split, split_named
 from recsys.errors import InputError
-from recsys.evaluation import Evaluation, check_trained_on, evaluate, evaluate_bundle
+from recsys.evaluation import Evaluation, evaluate, evaluate_bundle
 from recsys.floors import floors_for
 from recsys.index import IndexInfo, read_index_info
+from recsys.measured import check_trained_on
 from recsys.models import ANSWERS_SEEN, check_has_answers, fit_counting, scores_cold
 from recsys.report.examples import Example, example_users
 

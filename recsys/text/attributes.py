@@ -53,6 +53,20 @@ def text_columns(items: pa.Table, chosen: Sequence[str] | None = None, limit: in
     return found
 
 
+def check_present(items: pa.Table, chosen: Sequence[str] | None) -> None:
+    """Refuse attributes that the table which a model is fitted to lacks, as a name that is written wrong.
+
+    Raises:
+        InputError: it lacks a chosen one.
+    """
+    own = own_columns(items)
+    for name in (name for name in chosen or () if name not in own):
+        raise InputError(
+            f"model.attributes names `{name}`, which the item table lacks; it has "
+            f"{', '.join(own) or 'ids alone'}"
+        )
+
+
 def texts_of(column: pa.ChunkedArray) -> list[str | None]:
     """(V,) values as texts with single spaces; None where there is none (null, NaN, blank, empty list)."""
     return [_text(value) for value in column.to_pylist()]

@@ -13,12 +13,12 @@ from pathlib import Path
 from recsys.config import ExperimentConfig, shown_uri
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.experiment import check_settings
 from recsys.files import check_writable
+from recsys.origins import check_settings
 from recsys.processes import Processes
 from recsys.recipe import settled
 from recsys.tracking import track_run
-from recsys.training import MONITOR
+from recsys.trainer import MONITOR
 from recsys.tuning.result import Tuned, write_tuned
 from recsys.tuning.space import ranges
 from recsys.tuning.study import open_study

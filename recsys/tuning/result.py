@@ -10,7 +10,7 @@ import yaml
 
 from recsys.config import ExperimentConfig, shown_uri
 from recsys.files import written_file
-from recsys.training import MONITOR
+from recsys.trainer import MONITOR
 from recsys.tuning.space import Settings, tuned_tree
 
 

@@ -16,7 +16,8 @@ from recsys.dataset import PreparedData, Targets
 from recsys.mlflow_session import find_run, mlflow_session
 from recsys.recipe import settled
 from recsys.tracking import TrackedRun, track_run
-from recsys.training import MONITOR, OnEpoch, fit_encoder
+from recsys.trainer import MONITOR, OnEpoch
+from recsys.training import fit_encoder
 from recsys.tuning.result import TrialResult, shown
 from recsys.tuning.space import Range, tuned_config
 from recsys.tuning.study import countable, interrupted, judged, next_trial, validations

@@ -34,7 +34,8 @@ from recsys.environment import environment
 from recsys.errors import InputError
 from recsys.evaluation import evaluate
 from recsys.experiment import train
-from recsys.training import MONITOR, fit_encoder
+from recsys.trainer import MONITOR
+from recsys.training import fit_encoder
 from recsys.warm_start import WarmStart
 
 RESULTS = Path(__file__).with_name("warm_start.jsonl")
