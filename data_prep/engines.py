@@ -18,6 +18,9 @@ BUCKET = 4_000_000
 class Engine(Protocol):
     """Computes lazy frames; nothing that follows computes them again."""
 
+    def take(self, events: pl.DataFrame) -> Frame:
+        """The canonical events of this process, as a frame of the engine."""
+
     def checkpoint(self, frame: Frame) -> Frame:
         """The same frame, computed."""
 
@@ -34,6 +37,10 @@ class PolarsEngine:
     """
 
     bucket: int = BUCKET
+
+    def take(self, events: pl.DataFrame) -> Frame:
+        """They stay where they are."""
+        return nw.from_native(events.lazy())
 
     def checkpoint(self, frame: Frame) -> Frame:
         """Collect it."""
@@ -54,3 +61,16 @@ class PolarsEngine:
 
 
 POLARS = PolarsEngine()
+
+
+def engine_named(name: str) -> Engine:
+    """The engine that a configuration names.
+
+    Raises:
+        InputError: it is not installed, or does not start.
+    """
+    if name == "spark":
+        from data_prep.spark import spark_engine
+
+        return spark_engine()
+    return POLARS

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from data_prep.assemble import Tables
 from data_prep.digest import tables_digest
 from recsys import schema
-from recsys.config import setting_differences
+from recsys.config import setting_differences, with_defaults
 from recsys.errors import InputError
 
 KIND = "prepared"
@@ -83,7 +83,8 @@ def check_same_settings(folder: Path, manifest: dict[str, Any], settings: dict[s
     Raises:
         InputError: it was; each that differs is named.
     """
-    differing = setting_differences(_effective(manifest.get("settings", {})), _effective(settings))
+    stated = with_defaults(manifest.get("settings", {}))
+    differing = setting_differences(_effective(stated), _effective(settings))
     if differing:
         raise InputError(
             f"{folder} already holds another data set, prepared from the same input with other "

@@ -10,16 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import narwhals as nw
 import numpy as np
 import polars as pl
 
 from data_prep.assemble import MARKS, Tables, assemble
 from data_prep.cleaning import Removal, clean, is_timed, positions
 from data_prep.cold_items import withhold
-from data_prep.context import with_context
+from data_prep.context import carried, with_context
 from data_prep.digest import files_digest, tables_digest
-from data_prep.engines import POLARS, Engine
+from data_prep.engines import engine_named
 from data_prep.expected import check_counts
 from data_prep.folder import KIND, LOG, existing_manifest, is_intact, manifest_in, stated_input, write_folder
 from data_prep.frame_types import Frame
@@ -275,9 +274,10 @@ class _Made:
     notices: tuple[str, ...]
 
 
-def _made(config: ExperimentConfig, source: Input, engine: Engine = POLARS) -> _Made:
+def _made(config: ExperimentConfig, source: Input) -> _Made:
     """Clean and split the events; no frame of them outlives this."""
-    canonical = nw.from_native(source.log.events.lazy())
+    engine, log = engine_named(config.engine), source.log.events
+    canonical = engine.take(carried(log, config.sessions))
     events, removals = clean(canonical, config.clean, engine, config.sessions)
     check_targets(events, config.split)
     if isinstance(config.split, ItemCold):
@@ -290,7 +290,7 @@ def _made(config: ExperimentConfig, source: Input, engine: Engine = POLARS) -> _
     if source.former:
         marked, counts = source.former.with_gone(marked, counts)
     tables, notices = assemble(_collected(events), marked, counts, items=source.items, timed=is_timed(events))
-    tables = replace(tables, sequences=with_context(tables.sequences, events))
+    tables = replace(tables, sequences=with_context(tables.sequences, events, log))
     if source.former:
         tables = source.former.ordered(tables)
     return _Made(tables, cuts, tuple(removals), tuple(notices))

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_prep.assemble import Tables
+from data_prep.drift import Version, leading_items, measure_drift, sizes, version_in, version_of
 from data_prep.folder import is_intact
 from data_prep.leakage import LeakageError, check_leakage
 from data_prep.splits import Cuts
@@ -72,14 +72,16 @@ def measure_quality(folder: Path, previous: Path | None = None) -> dict[str, Any
 
     Args:
         folder: a prepared data set.
-        previous: an earlier version of it, or None; drift is measured against it.
+        previous: what drift is measured against: the folder of an earlier version of it, or the JSON file of
+            a report on one, or None.
 
     Raises:
-        InputError: a folder holds no sound prepared data set.
+        InputError: a folder holds no sound prepared data set, or the file no such report.
     """
     manifest, tables = _load(folder)
+    now = version_of(folder, manifest, tables)
     events = _Events.of(tables)
-    lengths, counts = (each[each > 0] for each in _sizes(tables))  # what is gone is no part of it
+    lengths, counts = (each[each > 0] for each in sizes(tables))  # what is gone is no part of it
     report: dict[str, Any] = {
         "name": manifest["name"],
         "folder": str(folder),
@@ -90,12 +92,12 @@ def measure_quality(folder: Path, previous: Path | None = None) -> dict[str, Any
         "removals": manifest["removals"],
         "notices": manifest["notices"],
         "lengths": {**_quantiles(lengths), "histogram": _histogram(lengths)},
-        "popularity": _popularity(counts),
+        "popularity": {**_popularity(counts), "leading": leading_items(now)},
         "repeats": _repeats(events),
         "targets": _targets(tables),
         "time": None if events.times is None else _time(events),
         "leakage": _leakage(tables, manifest["split"]),
-        "drift": None if previous is None else _drift(tables, *_load(previous), previous),
+        "drift": None if previous is None else measure_drift(now, _version(previous)),
     }
     return {**report, "findings": _findings(report)}
 
@@ -113,9 +115,8 @@ def _load(folder: Path) -> tuple[dict[str, Any], Tables]:
     return manifest, Tables(sequences, items, tuple(manifest.get("event_types", ())))
 
 
-def _sizes(tables: Tables) -> tuple[Ints, Ints]:
-    """(S,) and (V,) events of each sequence and of each item; 0 is one that is gone."""
-    return np.diff(tables.offsets), np.bincount(tables.values, minlength=tables.items.num_rows + 1)[1:]
+def _version(place: Path) -> Version:
+    return version_in(place) if place.is_file() else version_of(place, *_load(place))
 
 
 def _quantiles(values: NDArray[Any]) -> dict[str, float]:
@@ -220,62 +221,6 @@ def _leakage(tables: Tables, split: dict[str, Any]) -> dict[str, Any]:
         return {"passed": True, "rules": check_leakage(tables, split["kind"], cuts, targets)}
     except LeakageError as error:
         return {"passed": False, "rules": [str(error)]}
-
-
-def _drift(tables: Tables, manifest: dict[str, Any], earlier: Tables, folder: Path) -> dict[str, Any]:
-    """How this version differs from an earlier one, by original ids."""
-    (lengths, counts), (old_lengths, old_counts) = _sizes(tables), _sizes(earlier)
-    ids = _ids(tables.items[schema.ITEM_ID], counts)
-    old_ids = _ids(earlier.items[schema.ITEM_ID], old_counts)
-    names = _ids(tables.sequences[schema.SEQUENCE_ID], lengths)
-    old_names = _ids(earlier.sequences[schema.SEQUENCE_ID], old_lengths)
-    shares, old_shares = _shares(tables), _shares(earlier)
-    union = sorted(ids | old_ids, key=str)
-    now = np.array([shares.get(item, 0.0) for item in union])
-    then = np.array([old_shares.get(item, 0.0) for item in union])
-    changes = [
-        {"item": union[k], "was": float(then[k]), "is": float(now[k])}
-        for k in np.argsort(-abs(now - then))[:10]
-        if now[k] != then[k]
-    ]
-    return {
-        "against": str(folder),
-        "content_digest": manifest["content_digest"],
-        "events": {"was": int(old_lengths.sum()), "is": int(lengths.sum())},
-        "items": {"new": len(ids - old_ids), "gone": len(old_ids - ids), "kept": len(ids & old_ids)},
-        "sequences": {
-            "new": len(names - old_names), "gone": len(old_names - names), "kept": len(names & old_names)
-        },
-        "median_length": {"was": _median(old_lengths), "is": _median(lengths)},
-        "popularity_bits": _divergence(now, then),
-        "largest_changes": changes,
-    }  # fmt: skip
-
-
-def _median(lengths: Ints) -> float:
-    return float(np.median(lengths[lengths > 0]))
-
-
-def _ids(ids: pa.ChunkedArray, events: Ints) -> set[Any]:
-    """The ids of what has events."""
-    return set(ids.filter(pa.array(events > 0)).to_pylist())
-
-
-def _shares(tables: Tables) -> dict[Any, float]:
-    """Original id -> share of all events."""
-    counts = np.bincount(tables.values, minlength=tables.items.num_rows + 1)[1:]
-    return dict(zip(tables.items[schema.ITEM_ID].to_pylist(), counts / counts.sum(), strict=True))
-
-
-def _divergence(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    """Jensen-Shannon divergence of two distributions in bits (Lin 1991): 0 alike, 1 nothing in common."""
-    middle = (left + right) / 2
-
-    def relative(part: NDArray[np.float64]) -> float:
-        there = part > 0
-        return float(np.sum(part[there] * np.log2(part[there] / middle[there])))
-
-    return (relative(left) + relative(right)) / 2
 
 
 def _findings(report: dict[str, Any]) -> list[str]:

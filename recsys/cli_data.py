@@ -51,7 +51,9 @@ def prepare(
 
 def quality(
     prepared: Annotated[Path, typer.Argument(metavar="PREPARED", help="folder of a prepared data set")],
-    against: Annotated[Path | None, typer.Option(help="an earlier version of it, to measure drift")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="an earlier version of it, or the --json report on one")
+    ] = None,
     out: Annotated[Path, typer.Option(help="HTML file to write", callback=writable)] = Path("quality.html"),
     json_file: JsonFile = None,
 ) -> None:

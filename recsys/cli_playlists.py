@@ -43,21 +43,36 @@ def train(
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="folder to write")],
     settings: Settings = None,
+    titles: Annotated[str, typer.Option(help="how titles are read: tower or letters")] = "tower",
 ) -> None:
-    """Train an encoder of playlists, embed every playlist, and index the vectors."""
+    """Train an encoder of playlists, embed every playlist, and index the vectors.
+
+    Where playlists have titles, a text tower learns to read them (needs recsys[text]); with
+    `--titles letters` they are compared by their letters.
+    """
     import time
+    from typing import cast
 
     from recsys.dataset import PreparedData
+    from recsys.models.protocol import Encoder
     from recsys.playlists.settings import playlists_config
     from recsys.playlists.store import build_playlist_index, save_playlist_model
+    from recsys.playlists.titles import train_titles
     from recsys.playlists.training import fit_playlists
+    from recsys.text.tokens import text_extra
 
+    if titles not in ("tower", "letters"):
+        raise InputError(f"--titles `{titles}` is unknown; known: tower, letters")
     config = playlists_config(settings or [])
     prepared = PreparedData.load(data)
+    if titles == "tower" and prepared.titles is not None:
+        with text_extra():  # before what takes long
+            import tokenizers  # noqa: F401
     started = time.perf_counter()
     encoder = fit_playlists(config, prepared)
     say(f"trained {config.model.name} in {time.perf_counter() - started:.1f} s")
-    model = save_playlist_model(out, encoder, config, prepared)
+    tower = train_titles(cast(Encoder, encoder), config, prepared) if titles == "tower" else None
+    model = save_playlist_model(out, encoder, config, prepared, tower)
     index = build_playlist_index(model, prepared)
     kept = int(model.kept_out(prepared).sum())
     say(f"{out}: version {model.version}, {len(index.ids):,} playlists embedded, {kept:,} of them unseen")
@@ -89,10 +104,13 @@ def probe(
     json_file: JsonFile = None,
 ) -> None:
     """What the vectors know of playlists that training did not see: label, length, content, order."""
+    from dataclasses import asdict
+
     import numpy as np
 
     from recsys.playlists.judging import judge
     from recsys.playlists.store import PlaylistModel
+    from recsys.playlists.titles import judge_titles
 
     model = PlaylistModel.load(folder)
     prepared = model.prepared_data(data)
@@ -101,9 +119,11 @@ def probe(
         raise InputError(f"{folder} was trained on every playlist; train with holdout=0.2, or give --data")
     labels = _labels(model, label, cluster, clusters)
     found = judge(model.encoder, prepared.sequences.take(np.flatnonzero(unseen)), labels)
-    for line in found.lines():
+    titles = judge_titles(model, prepared)
+    for line in [*found.lines(), *([titles.line()] if titles else [])]:
         say(line)
-    write_json(json_file, {"model_version": model.version, **found.to_json()})
+    of_titles = {"titles": asdict(titles)} if titles else {}
+    write_json(json_file, {"model_version": model.version, **found.to_json(), **of_titles})
 
 
 @app.command()
@@ -168,8 +188,8 @@ def continue_(
     """The next tracks of a playlist, or the first ones of a title."""
     from recsys.playlists.continuation import Diverse, diverse_beams, groups_of, nearest_tracks, one_shot
     from recsys.playlists.labels import track_column
-    from recsys.playlists.search import title_vector
-    from recsys.playlists.store import PlaylistModel, load_playlist_index
+    from recsys.playlists.store import PlaylistModel
+    from recsys.playlists.titles import title_reader
 
     if decoder not in ("one-shot", "beam"):
         raise InputError(f"decoder `{decoder}` is unknown; known: one-shot, beam")
@@ -182,8 +202,7 @@ def continue_(
     model = PlaylistModel.load(folder)
     limits = [_limit(model, text) for text in at_most or []]
     if title is not None:
-        vector = title_vector(load_playlist_index(model), title)
-        slates = [nearest_tracks(model.encoder, vector, n, limits)]
+        slates = [nearest_tracks(model.encoder, title_reader(model).vector(title), n, limits)]
     else:
         seeds, unknown = model.tracks(_ids(str(seed)), "--seed")
         _note_unknown(unknown)

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from recsys.bundle import Bundle
-from recsys.config import ExperimentConfig, setting_differences
+from recsys.config import ExperimentConfig, setting_differences, with_defaults
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
 from recsys.models import reads_text
@@ -91,7 +91,7 @@ def chosen_by_validation(
 
 def check_settings(config: ExperimentConfig, data: PreparedData) -> None:
     """Refuse data that was prepared in another way than the configuration says."""
-    stated = data.manifest.get("settings", {})
+    stated = with_defaults(data.manifest.get("settings", {}))
     asked = config.model_dump(mode="json")
     differences = [
         difference

@@ -193,7 +193,8 @@ def test_a_generated_log_is_prepared_and_becomes_a_line_of_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--events", "3000", "--work", str(tmp_path), "--results", str(tmp_path / "rows.jsonl")]
-    prepare_scale.main(options)
+    prepare_scale.main([*options, "--plot", str(tmp_path / "rows.svg")])
+    assert "<svg" in (tmp_path / "rows.svg").read_text()
     assert "3,000 events: " in capsys.readouterr().out
     (found,) = (json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines())
     counts = found["counts"]
@@ -202,9 +203,12 @@ def test_a_generated_log_is_prepared_and_becomes_a_line_of_the_table(
     assert (
         found["peak_mib"] > 100
     )  # no upper bound: a child's peak counts what its parent held when it was made
-    line = prepare_scale.table([{**found, "events": 1}, {**found, "seconds": 9.6, "peak_mib": 512}])
+    peer = {"cpu_seconds": 3.2, "peak_mib": 1024}
+    line = prepare_scale.table(
+        [{**found, "events": 1}, {**found, "seconds": 9.6, "peak_mib": 512, "replay": peer}]
+    )
     assert line.splitlines()[-1].startswith("| 3,000 | 120, 11, ")
-    assert f"| 10 s | {found['cpu_seconds']:.0f} s | 0.50 GiB |" in line
+    assert f"| 10 s | {found['cpu_seconds']:.0f} s | 0.50 GiB |  | 3 s, 1.00 GiB |" in line
     again = tmp_path / "again.csv"
     prepare_scale.write_log(again, 3000)
     assert again.read_bytes() == (tmp_path / "events-3000.csv").read_bytes()

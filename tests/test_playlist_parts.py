@@ -9,26 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from data_prep.prepare import prepare
 from recsys.bootstrap import Interval
+from recsys.cli_playlists import app
 from recsys.config import build_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
-from recsys.playlists.continuation import nearest_tracks
 from recsys.playlists.explore import PlaylistMap, laid_out, write_html, write_png
 from recsys.playlists.labels import Labels
 from recsys.playlists.neighbours import Neighbours, neighbour_precision
 from recsys.playlists.preference import Preference, likeness_of_neighbours, preferred_order
 from recsys.playlists.probes import Question, content_pairs, length_bins, questions, run_probe
-from recsys.playlists.search import title_vector
 from recsys.playlists.settings import playlists_config
-from recsys.playlists.store import (
-    build_playlist_index,
-    load_playlist_index,
-    save_playlist_model,
-)
-from recsys.playlists.training import fit_playlists
 from recsys.sequences import Ragged, shuffled
 from tests.benchmarks.playlist_oracle import Truth, right_answers
 from tests.test_playlists import genre_playlists
@@ -206,8 +200,18 @@ def test_slices_of_the_million_playlist_data_set_become_playlists_with_titles(tm
     assert data.titles is not None
     assert data.titles.to_pylist() == [None, *(f"list {pid}" for pid in range(1, 8))]
     assert data.vocabulary.decode(data.sequences[3]) == [f"spotify:track:{n}" for n in range(3, 9)]
-    config = playlists_config(["dim=8", "model.epochs=1", "model.layers=1", "holdout=0"])
-    model = save_playlist_model(tmp_path / "encoder", fit_playlists(config, data), config, data)
-    build_playlist_index(model, data)
-    vector = title_vector(load_playlist_index(model), "List 7")
-    assert nearest_tracks(model.encoder, vector, 3).min() > 0
+    for titles, words in (("tower", "Artist 2"), ("letters", "List 7")):
+        out = tmp_path / titles
+        settings = ("dim=8", "model.epochs=1", "model.layers=1", "holdout=0")
+        _recsys("train", data.path, "--out", out, "--titles", titles, *settings)
+        assert (out / "titles.safetensors").exists() == (titles == "tower")
+        assert _recsys("continue", out, "--title", words, "-n", 3).count("spotify:track:") == 3
+    with pytest.raises(InputError, match="--titles `words` is unknown; known: tower, letters"):
+        _recsys("train", data.path, "--out", tmp_path / "other", "--titles", "words")
+
+
+def _recsys(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception:
+        raise done.exception
+    return done.output

@@ -23,13 +23,21 @@ from recsys.playlists.embedding import embed
 from recsys.playlists.judging import judge
 from recsys.playlists.labels import Labels, cluster_labels, column_labels, track_column
 from recsys.playlists.pooled_steps import pooled_step
-from recsys.playlists.search import search_tracks, title_vector
+from recsys.playlists.search import search_tracks
 from recsys.playlists.settings import playlists_config
 from recsys.playlists.store import (
     PlaylistModel,
     build_playlist_index,
     load_playlist_index,
     save_playlist_model,
+)
+from recsys.playlists.titles import (
+    LetterReader,
+    TowerReader,
+    catalogue_names,
+    judge_titles,
+    title_reader,
+    train_titles,
 )
 from recsys.playlists.training import ENCODERS, fit_playlists
 from recsys.sequences import Ragged, shuffled
@@ -197,17 +205,54 @@ def test_the_index_comes_back_and_finds_playlists(trained: PlaylistModel, data: 
         index.row("nobody")
 
 
-def test_a_title_is_continued_as_playlists_of_like_titles(trained: PlaylistModel) -> None:
-    index = load_playlist_index(trained)
+@pytest.fixture(scope="module")
+def called(data: PreparedData) -> PreparedData:
+    """The same playlists with titles: each genre has a mood, which no text of the catalogue names."""
+    moods, others = ("party", "study", "sleep"), ("mix", "best", "summer", "new", "road", "home")
+    genre = (data.sequences.take(np.arange(240)).first(np.ones(240)).values - 1) // 20
+    named = [f"{moods[each]} {others[row % 6]}" for row, each in enumerate(genre)]
+    return replace(data, titles=pa.array([*named[:-1], None]))
+
+
+def test_titles_are_read_by_the_tower_or_by_their_letters(
+    trained: PlaylistModel, called: PreparedData, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="the embedded playlists have no titles"):
-        title_vector(index, "rock")
-    named = [f"{GENRES.names[genre]} for {row}" for row, genre in enumerate(GENRES.of(index.playlists))]
-    titled = replace(index, titles=pa.array([*named[:-1], None]))
-    for genre, name in enumerate(GENRES.names):
-        tracks = nearest_tracks(trained.encoder, title_vector(titled, name.upper()), 5)
-        assert ((tracks - 1) // 20 == genre).mean() >= 0.8
+        title_reader(trained)
+    assert isinstance(trained.encoder, torch.nn.Module)
+    tower = train_titles(trained.encoder, trained.config, called)
+    told = save_playlist_model(tmp_path / "tower", trained.encoder, trained.config, called, tower)
+    letters = save_playlist_model(tmp_path / "letters", trained.encoder, trained.config, called)
+    build_playlist_index(letters, called)
+    readers = title_reader(told), title_reader(letters)
+    assert [type(reader) for reader in readers] == [TowerReader, LetterReader]
+    for reader in readers:
+        for genre, mood in enumerate(("PARTY", "study", "sleep")):
+            tracks = nearest_tracks(trained.encoder, reader.vector(f"{mood} time"), 5)
+            assert ((tracks - 1) // 20 == genre).mean() >= 0.8
+    # What no playlist is called after, but a track.
+    songs = [nearest_tracks(trained.encoder, readers[0].vector(f"song {n}"), 5) for n in (14, 28, 55)]
+    for genre, tracks in enumerate(songs):
+        assert ((tracks - 1) // 20 == genre).mean() >= 0.6
+    for title in ("вечер", "xyzq", " "):
+        with pytest.raises(InputError, match=f"title `{title}` has no word that is known"):
+            readers[0].vector(title)
     with pytest.raises(InputError, match="title `xyzq` has nothing in common with the 239 known ones"):
-        title_vector(titled, "xyzq")
+        readers[1].vector("xyzq")
+    found = judge_titles(told, called)
+    assert found is not None
+    assert found.playlists in (47, 48)
+    assert min(found.ndcg["text tower"], found.ndcg["like letters"]) > 1.3 * found.ndcg["commonest tracks"]
+    assert "text tower" in found.line()
+    assert train_titles(trained.encoder, trained.config, replace(called, titles=None)) is None
+    assert judge_titles(trained, replace(called, titles=None)) is None
+
+
+def test_names_of_the_catalogue_have_their_tracks(data: PreparedData) -> None:
+    names, lists = catalogue_names(data, Ragged.of([[3, 4, 6], [6]]), most_tracks=2)
+    found = dict(zip(names, (row.tolist() for row in map(lists.__getitem__, range(len(lists)))), strict=True))
+    # Track 3 has no title, tracks beyond these no event; years are no names, and the commonest come first.
+    assert found == {"Song 4": [4], "Song 6": [6], "rock": [6, 3], "jazz": [4], "music": [6, 3]}
 
 
 def test_bad_playlists_are_refused_in_one_line(

@@ -14,7 +14,9 @@ import pytest
 
 from data_prep.prepare import prepare, prepare_frame
 from recsys.config import ExperimentConfig, build_config
+from recsys.dataset import PreparedData
 from recsys.errors import InputError
+from recsys.origins import check_settings
 
 GOOD = "sequence,item,time\nu,1,10\nu,2,20\nu,3,30\n"
 
@@ -295,6 +297,27 @@ def test_folder_of_another_data_set(folder: Path) -> None:
         "already holds another data set, `tiny`, made from other input",
         "choose another folder",
     )
+
+
+def test_a_setting_that_came_since_the_folder_was_prepared_has_its_default(folder: Path) -> None:
+    asked = config(folder, clean={"min_item_count": 1, "repeats": "keep"})
+    file = prepare(asked).path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    stated = {name: manifest["settings"][name] for name in ("data", "clean", "split")}
+    for section, keys in (
+        ("data", ("columns", "item_columns")),
+        ("clean", ("max_per_day",)),
+        ("split", ("targets",)),
+    ):
+        for key in keys:
+            del stated[section][key]
+    file.write_text(json.dumps({**manifest, "settings": stated}))
+    check_settings(asked, PreparedData.load(file.parent))
+    assert prepare(asked).reused
+    other = config(folder, clean={"max_per_day": 9})
+    refuse(other, "with other settings (clean.max_per_day was None, is 9)")
+    file.write_text(json.dumps({**manifest, "settings": {**stated, "clean": {"gone": 1}}}))
+    refuse(asked, "clean.gone was 1, is None")
 
 
 @pytest.mark.parametrize(

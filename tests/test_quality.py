@@ -66,16 +66,46 @@ def test_drift_is_nothing_against_itself_and_all_against_another_world(tmp_path:
     now = prepared(tmp_path, LOG)
     same = measure_quality(now, now)["drift"]
     assert same["popularity_bits"] == 0
-    assert same["items"] == {"new": 0, "gone": 0, "kept": 4}
+    assert same["items"] == {"was": 4, "is": 4, "new": 0, "gone": 0, "kept": 4}
     assert same["largest_changes"] == []
     other = prepared(tmp_path, [(user.upper(), item + 100, day) for user, item, day in LOG[:-1]], "other")
     drift = measure_quality(other, now)["drift"]
     assert drift["popularity_bits"] == pytest.approx(1)
-    assert drift["sequences"] == {"new": 2, "gone": 2, "kept": 0}
+    assert drift["sequences"] == {"was": 2, "is": 2, "new": 2, "gone": 2, "kept": 0}
     assert drift["events"] == {"was": 8, "is": 7}
     findings = measure_quality(other, now)["findings"]
     assert "item popularity moved by 1.00 bits (1 is nothing in common)" in findings
     assert f"1 events fewer than in {now}" in findings
+
+
+def test_drift_is_measured_against_an_earlier_report_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then, now = prepared(tmp_path, LOG), prepared(tmp_path, [*LOG[:-1], ("c", 7, 40), ("c", 8, 41)], "now")
+    by_folder = measure_quality(now, then)["drift"]
+    file = tmp_path / "report.json"
+
+    def by_report() -> dict[str, Any]:
+        file.write_text(json.dumps(measure_quality(then)))
+        found: dict[str, Any] = measure_quality(now, file)["drift"]
+        return found
+
+    whole = by_report()  # it keeps all four items: only which sequences are new is unknown
+    assert whole == by_folder | {"against": str(file), "sequences": {"was": 2, "is": 3}}
+    assert by_folder["items"] == {"was": 4, "is": 5, "new": 2, "gone": 1, "kept": 3}
+    monkeypatch.setattr("data_prep.drift.LEADING", 1)
+    part = by_report()  # item 1 had 4 events of 8, now has 4 of 9
+    assert (part["items"], part["compared_items"]) == ({"was": 4, "is": 5}, 1)
+    assert part["largest_changes"] == [{"item": 1, "was": 4 / 8, "is": 4 / 9}]
+    assert 0 < part["popularity_bits"] < by_folder["popularity_bits"]
+    assert "the report kept 1 items, and all others count as one" in " ".join(
+        render_quality(measure_quality(now, file)).split()
+    )
+    file.write_text("[1]")
+    with pytest.raises(
+        InputError, match=r"report\.json is no quality report .*recsys quality PREPARED --json"
+    ):
+        measure_quality(now, file)
 
 
 def test_the_page_says_what_was_measured_and_escapes_it(tmp_path: Path) -> None:

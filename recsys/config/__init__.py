@@ -24,6 +24,7 @@ from recsys.config.experiment import (
     sections_of,
     setting_differences,
     shown_uri,
+    with_defaults,
 )
 from recsys.config.models import (
     TEXT_SETTINGS,
@@ -91,4 +92,5 @@ __all__ = [
     "sections_of",
     "setting_differences",
     "shown_uri",
+    "with_defaults",
 ]

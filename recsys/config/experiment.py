@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import types
@@ -62,6 +63,9 @@ class ExperimentConfig(Config):
     prepared: str | None = Field(None, description="prepared folder; default prepared/NAME")
     output: str | None = Field(
         None, description="run folder, which the bundle is in; default runs/NAME/MODEL"
+    )
+    engine: Literal["polars", "spark"] = Field(
+        "polars", description="what `prepare` cleans and splits with; the content is the same"
     )
     model: ModelConfig = BERT4RecConfig()
     training: TrainingConfig = TrainingConfig()
@@ -145,6 +149,18 @@ def setting_differences(left: Any, right: Any, path: str = "") -> list[str]:  # 
         )
         return [difference for part in parts for difference in part]
     return [] if left == right else [f"{path} was {left!r}, is {right!r}"]
+
+
+def with_defaults(sections: dict[str, Any]) -> dict[str, Any]:
+    """Recorded sections of a configuration, as they are recorded now: a key that came since has its default.
+
+    What this version does not accept any more is left as it is, and differs.
+    """
+    try:
+        config = ExperimentConfig.model_validate_json(json.dumps({"name": "", **sections}))
+    except ValidationError:
+        return sections
+    return {name: getattr(config, name).model_dump(mode="json") for name in sections}
 
 
 def explained(error: Any, where: str, root: type[Config] = ExperimentConfig) -> str:  # noqa: ANN401 -- ErrorDetails

@@ -1,4 +1,4 @@
-"""Finding playlists by some of their tracks, or by a title.
+"""Finding playlists by some of their tracks.
 
 Shapes: `S` playlists, `D` width.
 """
@@ -8,16 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recsys.errors import InputError
 from recsys.models.protocol import Encoder
 from recsys.playlists.embedding import embed, unit
 from recsys.playlists.store import PlaylistIndex
 from recsys.sequences import Ragged
-
-NAMESAKES = 20
-"""Playlists of the nearest titles that a title's vector is made of."""
 
 
 @dataclass(frozen=True)
@@ -61,33 +56,3 @@ def search_tracks(model: Encoder, index: PlaylistIndex, wanted: Ragged, k: int) 
         Hit(int(candidates[place]), int(held[candidates[place]]), len(tracks), float(cosines[place]))
         for place in order
     ]
-
-
-def title_vector(index: PlaylistIndex, title: str) -> NDArray[np.float32]:
-    """(D,) vector of a playlist of which the title alone is known: the mean of those of like titles.
-
-    Titles are compared by the cosine of their TF-IDF, of three to five letters within words, so that
-    `workout` meets `workouts`; the cosines weigh the mean.
-
-    Raises:
-        InputError: the index has no titles, or none has anything in common with this one.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    if index.titles is None or index.titles.null_count == len(index.titles):
-        raise InputError(
-            "the embedded playlists have no titles, so none can be continued from its title; give --seed, or "
-            "prepare data with the context `name`, and train on that"
-        )
-    rows = np.flatnonzero(np.asarray(index.titles.is_valid()))
-    known = [index.titles[row].as_py() for row in rows.tolist()]
-    reader = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float32)
-    cosines = np.asarray((reader.fit_transform(known) @ reader.transform([title]).T).todense())[:, 0]
-    near = np.argsort(-cosines, kind="stable")[:NAMESAKES]
-    near = near[cosines[near] > 0]
-    if not len(near):
-        raise InputError(
-            f"title `{title}` has nothing in common with the {len(known):,} known ones, such as "
-            f"`{known[0]}`; give another title, or --seed"
-        )
-    return np.asarray(cosines[near] @ index.neighbours.vectors[rows[near]], dtype=np.float32)

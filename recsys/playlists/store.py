@@ -1,9 +1,10 @@
 """The folder of a trained playlist encoder.
 
-    manifest.json        format, encoder, version, hashes of the next three files, data set
+    manifest.json        format, encoder, version, hashes of the files below, data set
     config.json          the settings
     weights.safetensors  the encoder
     items.parquet        index, id, count, title and attributes of the tracks
+    titles.safetensors   the tower that reads titles, and tokenizer.json of its own, where playlists have any
     index/               vectors of all playlists of a data set, their forest, and perhaps a map of them
 
 Nothing in it is a pickle. The folder appears complete or not at all; so does the index, whose index.json
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from recsys import schema
-from recsys.bundle import WEIGHTS_FILE, check_vocabulary, written_folder
+from recsys.bundle import TOKENIZER_FILE, WEIGHTS_FILE, check_vocabulary, written_folder
 from recsys.dataset import PreparedData, read_manifest
 from recsys.errors import InputError, UnknownItem
 from recsys.files import draft_file, put_in_place, written_file
@@ -37,12 +38,13 @@ from recsys.models.protocol import Encoder
 from recsys.playlists.embedding import embed
 from recsys.playlists.neighbours import Neighbours
 from recsys.playlists.settings import PlaylistsConfig, build_playlists_config
+from recsys.playlists.title_tower import TitleTower
 from recsys.playlists.training import ENCODERS, held_out
 from recsys.sequences import Ragged
 from recsys.vocabulary import ItemId, Vocabulary
 
 KIND = "playlist encoder"
-CONFIG_FILE = "config.json"
+CONFIG_FILE, TITLES_FILE = "config.json", "titles.safetensors"
 INDEX_FOLDER, INDEX_FILE = "index", "index.json"
 INDEX_PARTS = {"vectors": "vectors-{}.parquet", "forest": "forest-{}.ann", "map": "map-{}.parquet"}
 """Files of the index, named by the start of their SHA-256."""
@@ -137,9 +139,20 @@ class PlaylistModel:
 
 
 def save_playlist_model(
-    folder: Path | str, encoder: nn.Module, config: PlaylistsConfig, data: PreparedData
+    folder: Path | str,
+    encoder: nn.Module,
+    config: PlaylistsConfig,
+    data: PreparedData,
+    titles: TitleTower | None = None,
 ) -> PlaylistModel:
     """Write an encoder; an older one at the same place is replaced.
+
+    Args:
+        folder: where to.
+        encoder: trained.
+        config: its settings.
+        data: what it was trained on.
+        titles: the tower that reads titles, if there is one.
 
     Raises:
         InputError: something else stands at `folder`.
@@ -147,6 +160,8 @@ def save_playlist_model(
     with written_folder(Path(folder), kind=KIND) as draft:
         state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
         safetensors.torch.save_file(state, draft / WEIGHTS_FILE)
+        if titles is not None:
+            titles.save(draft / TITLES_FILE, draft / TOKENIZER_FILE)
         (draft / CONFIG_FILE).write_text(config.model_dump_json(indent=2), encoding="utf-8")
         pq.write_table(data.items, draft / schema.ITEMS_FILE)
         hashes = {file.name: schema.file_hash(file) for file in sorted(draft.iterdir())}

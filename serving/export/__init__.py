@@ -3,6 +3,7 @@
 wanted.py    what is exported, of which rows, in which parts
 tables.py    parts as Arrow tables
 run.py       the work, part by part, and its report
+spark.py     lists for the histories of a Spark DataFrame
 sinks.py     where to: files.py (with formats.py), sql.py, redis_hash.py
 """
 

@@ -97,9 +97,7 @@ def export(
     check_question(wanted.k, wanted.filters)
     if block < 1:
         raise InputError(f"block is {block}; expected at least 1")
-    allowed = recommender.catalogue.allowed_by(wanted.filters)
-    narrowed = replace(wanted.filters, allow=None, deny=(), where={}, available=allowed)
-    asked, wanted = wanted.filters, replace(wanted, filters=narrowed)
+    asked, wanted = wanted.filters, replace(wanted, filters=narrowed(wanted.filters, recommender))
     selection = select(wanted, data)
     plan = identity(wanted, recommender, data, selection, block)
     with closing(sink_of(str(out), wanted, table)) as sink:
@@ -119,6 +117,16 @@ def export(
         trained_on_this=data.digest == recommender.bundle.manifest["data"]["content_digest"],
         **done,
     )
+
+
+def narrowed(filters: Filters, recommender: Recommender) -> Filters:
+    """The same filters, with the items that may come found once for all rows.
+
+    Raises:
+        InputError: a filter is wrong.
+    """
+    allowed = recommender.catalogue.allowed_by(filters)
+    return replace(filters, allow=None, deny=(), where={}, available=allowed)
 
 
 @dataclass(frozen=True)

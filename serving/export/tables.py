@@ -90,7 +90,7 @@ class Maker:
             found = self._recommender.answer_batch(histories, wanted.k, wanted.filters)
         answers = np.count_nonzero(found[0], axis=1)
         counts = {"answers": int(answers.sum()), "short": int((answers < wanted.k).sum()), "fallback": empty}
-        return _ragged(found, self._recommender.vocabulary.take), counts
+        return ragged(found, self._recommender.vocabulary.take), counts
 
     def _vectors(self, rows: NDArray[np.int64]) -> tuple[list[pa.Array], Counts]:
         """Vectors whose inner product is the model's score; a sequence without an event has none."""
@@ -118,7 +118,7 @@ def _item_vectors(recommender: Recommender, wanted: Wanted) -> NDArray[np.float3
     return item_vectors(model)
 
 
-def _ragged(found: Found, original: Callable[[Any], pa.Array]) -> list[pa.Array]:
+def ragged(found: Found, original: Callable[[Any], pa.Array]) -> list[pa.Array]:
     """(n, k) answers as lists of original ids and of scores; the padding is gone."""
     indices, scores = found
     filled = indices > 0

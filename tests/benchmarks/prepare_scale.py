@@ -5,9 +5,9 @@
 A log is a CSV file in the order of time: 25 events a user and 250 an item on average, items drawn by a
 Zipf-like law, one row in a hundred written twice, one in ten thousand without an item. It is prepared with
 5-core cleaning and each user's last events held out, in a process of its own whose largest resident memory
-is taken; with --recbole its loader does the same on the same events, in the sizes that --recbole-most allows.
-Prints a line for each size and adds a row to prepare_scale.jsonl, which
-`python -m tests.benchmarks.readme` makes the README's table of.
+is taken; with --recbole and --replay their loaders do the same on the same events, in the sizes that
+--peers-most allows. Prints a line for each size and adds a row to prepare_scale.jsonl, which
+`python -m tests.benchmarks.readme` makes the README's table of, and --plot a picture.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import polars as pl
+from matplotlib.figure import Figure
 
 from recsys.environment import environment
 
@@ -87,6 +89,36 @@ It asks for a general model's data set: a sequential one would hold a row for ea
 """
 
 
+REPLAY = """
+import sys, warnings
+import polars as pl
+warnings.simplefilter("ignore")
+from replay.data import Dataset, FeatureHint, FeatureInfo, FeatureSchema, FeatureSource, FeatureType
+from replay.data.nn import SequenceTokenizer, TensorFeatureInfo, TensorFeatureSource, TensorSchema
+from replay.preprocessing.filters import MinCountFilter
+from replay.splitters import LastNSplitter
+events = pl.read_csv(sys.argv[1]).drop_nulls()
+for column in ("item", "user"):
+    events = MinCountFilter(num_entries=5, groupby_column=column).transform(events)
+columns = dict(divide_column="user", query_column="user", item_column="item", timestamp_column="time")
+rest, test = LastNSplitter(N=1, strategy="interactions", **columns).split(events)
+train, valid = LastNSplitter(N=1, strategy="interactions", **columns).split(rest)
+schema = FeatureSchema([
+    FeatureInfo("user", FeatureType.CATEGORICAL, FeatureHint.QUERY_ID),
+    FeatureInfo("item", FeatureType.CATEGORICAL, FeatureHint.ITEM_ID),
+    FeatureInfo("time", FeatureType.NUMERICAL, FeatureHint.TIMESTAMP),
+])
+sources = [TensorFeatureSource(FeatureSource.INTERACTIONS, "item")]
+settings = dict(is_seq=True, feature_sources=sources, feature_hint=FeatureHint.ITEM_ID, embedding_dim=1)
+item = TensorFeatureInfo("item", feature_type=FeatureType.CATEGORICAL, **settings)
+tokenizer = SequenceTokenizer(TensorSchema(item)).fit(Dataset(schema, events))
+sequences = tokenizer.transform(Dataset(schema, train))
+items = tokenizer.item_id_encoder.mapping["item"]
+print("RePlay:", len(sequences), "sequences,", len(items), "items,", *map(len, (train, valid, test)))
+"""
+"""Reads with Polars, filters once (it has no k-core; copies of a row stay), splits, and makes sequences."""
+
+
 def run(command: list[str]) -> dict[str, float]:
     """Seconds and memory of a process.
 
@@ -126,19 +158,59 @@ def measure_recbole(log: Path, work: Path, python: Path) -> dict[str, Any]:
     return run([str(python), "-c", RECBOLE, str(work)])
 
 
+def measure_replay(log: Path, work: Path, python: Path) -> dict[str, Any]:
+    """The same by RePlay's."""
+    return run([str(python), "-c", REPLAY, str(log)])
+
+
+PEERS = {"recbole": ("RecBole", measure_recbole), "replay": ("RePlay", measure_replay)}
+
+
+def newest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last row of each number of events, the smallest first."""
+    found = {row["events"]: row for row in rows}
+    return [found[events] for events in sorted(found)]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """The README's table: one line a number of events; the newest row of each counts."""
-    newest = {row["events"]: row for row in rows}
-    lines = ["| events | sequences, items, events kept | CSV | seconds | processor | peak memory | RecBole |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for events, row in sorted(newest.items()):
-        counts, peer = row["counts"], row.get("recbole")
+    """The README's table: one line a number of events."""
+    heads = ["events", "sequences, items, events kept", "CSV", "seconds", "processor", "peak memory"]
+    heads += [name for name, _ in PEERS.values()]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in newest(rows):
+        counts = row["counts"]
         kept = f"{counts['sequences']:,}, {counts['items']:,}, {counts['events']:,}"
-        cells = [f"{events:,}", kept, f"{row['log_mb']:,.0f} MB", f"{row['seconds']:.0f} s"]
+        cells = [f"{row['events']:,}", kept, f"{row['log_mb']:,.0f} MB", f"{row['seconds']:.0f} s"]
         cells += [f"{row['cpu_seconds']:.0f} s", f"{row['peak_mib'] / 1024:.2f} GiB"]
-        cells.append(f"{peer['cpu_seconds']:.0f} s, {peer['peak_mib'] / 1024:.2f} GiB" if peer else "")
+        for peer in PEERS:
+            spent = row.get(peer)
+            cells.append(f"{spent['cpu_seconds']:.0f} s, {spent['peak_mib'] / 1024:.2f} GiB" if spent else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """Processor seconds and peak memory against events, on logarithmic axes; the file's end is its format."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for key, name in ((None, "recsys prepare"), *((key, name) for key, (name, _) in PEERS.items())):
+        spent = [(row["events"], row if key is None else row.get(key)) for row in newest(rows)]
+        for axis, value, scale in ((axes[0], "cpu_seconds", 1), (axes[1], "peak_mib", 1024)):
+            points = [(events, each[value] / scale) for events, each in spent if each]
+            if points:
+                axis.loglog(*zip(*points, strict=True), marker="o", label=name)
+    for axis, label in zip(axes, ("processor seconds", "peak memory, GiB"), strict=True):
+        axis.set(xlabel="events", ylabel=label)
+        axis.set_xticks(
+            [row["events"] for row in newest(rows)], [f"{row['events']:,}" for row in newest(rows)]
+        )
+        axis.xaxis.minorticks_off()
+        axis.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+        axis.tick_params(axis="y", which="minor", labelsize=6)
+        axis.grid(visible=True, which="both", alpha=0.3)
+    axes[0].legend()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "the same file each time"}):
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -149,11 +221,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--events", type=int, nargs="+", default=[1_000_000, 5_000_000, 25_000_000])
+    add("--events", type=int, nargs="*", default=[1_000_000, 5_000_000, 25_000_000])
     add("--work", type=Path, default=Path("runs/prepare-scale"), help="folder of the logs, kept between runs")
     add("--results", type=Path, default=RESULTS, help="file to add the rows to")
-    add("--recbole", type=Path, help="Python of an environment that has RecBole")
-    add("--recbole-most", type=int, default=5_000_000, help="events of the largest log that it gets")
+    for peer, (name, _) in PEERS.items():
+        add(f"--{peer}", type=Path, help=f"Python of an environment that has {name}")
+    add("--peers-most", type=int, default=5_000_000, help="events of the largest log that they get")
+    add("--plot", type=Path, help="picture to write of all rows, .svg or .png")
     return made
 
 
@@ -174,11 +248,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **measure(log, options.work),
             "versions": environment().packages,
         }
-        if options.recbole and events <= options.recbole_most:
-            row["recbole"] = measure_recbole(log, options.work, options.recbole)
+        for peer, (_, measured) in PEERS.items():
+            python = getattr(options, peer)
+            if python and events <= options.peers_most:
+                row[peer] = measured(log, options.work, python)
         print(f"{events:,} events: {row['seconds']:.1f} s, {row['peak_mib']:,} MiB at most")
         with options.results.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
+    if options.plot:
+        lines = options.results.read_text(encoding="utf-8").splitlines()
+        plot([json.loads(line) for line in lines], options.plot)
 
 
 if __name__ == "__main__":
