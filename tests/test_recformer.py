@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ from recsys.recommender import Recommender
 from recsys.steps import Steps
 from recsys.trainer import OnEpoch
 from recsys.training import Fitted
-from recsys.vocabulary import Vocabulary
 from tests.text_world import COLD, N_ITEMS, song_table, successor, walks, write_songs
 from tests.worlds import counting_bundle
 
@@ -215,26 +213,6 @@ def test_another_catalogue_is_recommended_from_without_training(bundle: Bundle, 
     found = evaluate_bundle(bundle, other)
     assert found.metrics == pytest.approx(evaluate(bundle.model, same, scores_cold=True).metrics, abs=1e-3)
     assert "none of its 48 items has the id of an item of the bundle" in found.lines()[-1]
-
-
-def test_a_catalogue_is_known_by_its_ids_and_texts(
-    songs: PreparedData, bundle: Bundle, tmp_path: Path
-) -> None:
-    other = write_songs(tmp_path / "data", walks(30, seed=5))
-    few = replace(other, vocabulary=Vocabulary(other.vocabulary.ids[:40]), items=other.items[:40])
-    bare = replace(other, items=other.items.select(["index", "id", "count"]))
-    for same in (few, bare):
-        with pytest.raises(InputError, match=r"was trained on .* and may have seen the targets"):
-            evaluate_bundle(bundle, same)
-    columns = {name: np.roll(np.asarray(column), 11) for name, column in song_table().items()}
-    items = pa.table({**{name: other.items[name] for name in ("index", "id", "count")}, **columns})
-    by_accident = replace(other, items=items)  # other songs under the very ids
-    final = replace(bundle, manifest={**bundle.manifest, "trained_on": "all"})
-    found = evaluate_bundle(final, by_accident)
-    assert found.zero_shot is not None and found.users == len(other.targets("test").rows)
-    assert "48 of its 48 items have the id of an item of the bundle, but of 48 " in found.zero_shot
-    with pytest.raises(InputError, match="fitted on all events"):
-        evaluate_bundle(final, songs)
 
 
 def test_items_are_added_to_a_view_without_a_copy_of_the_encoder(
