@@ -72,7 +72,7 @@ def test_text_knn_finds_what_reads_alike_whether_it_was_heard_or_not() -> None:
     assert scores[1, 5] > 0 == scores[1, 0]  # green; item 6 has no event
     assert not scores[2].any()  # item 5 has no text
     assert scores[3, :2] == pytest.approx(scores[3, :2].mean(), rel=0.3)
-    with pytest.raises(InputError, match="the item table has no text of colour"):
+    with pytest.raises(InputError, match="names `colour`, which the item table lacks; it has title, kinds"):
         fitted(name="text_knn", attributes=["colour"])
 
 
