@@ -12,7 +12,7 @@ from tests.mlflow_world import sqlite_uri
 settings.register_profile("recsys", deadline=None, max_examples=50)
 settings.load_profile("recsys")
 
-LONGEST = ("test_readme.py", "test_nightly.py")
+LONGEST = ("test_readme.py", "test_spark.py", "test_nightly.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
