@@ -336,4 +336,4 @@ def test_what_is_gone_keeps_its_index(tmp_path: Path) -> None:
     assert quality["lengths"]["histogram"][-1] == {"from": 2, "to": 3, "count": 1}
     assert quality["popularity"]["histogram"] == [{"from": 1, "to": 1, "count": 2}]
     assert (quality["density"], quality["lengths"]["min"]) == (1, 2)
-    assert quality["drift"]["items"] == {"new": 0, "gone": 0, "kept": 2}
+    assert quality["drift"]["items"] == {"was": 2, "is": 2, "new": 0, "gone": 0, "kept": 2}

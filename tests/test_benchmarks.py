@@ -110,6 +110,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+NAMED = "BERT4Rec, width 16"
+
+
 def command(sample: Path, folder: Path, *options: str) -> list[str]:
     places = ["--work", str(folder / "work"), "--results", str(folder / "results.jsonl")]
     overrides = [f"data.path={sample}", f"prepared={folder / 'prepared'}", *SMALL]
@@ -141,7 +144,7 @@ def test_a_killed_benchmark_goes_on_where_it_stopped(
     assert (tmp_path / "results.jsonl").read_bytes().startswith(before)
     assert len(results.keys(rows)) == len(rows) == len(floors) + 1
     trained = rows[-1]
-    assert (trained["model"], trained["protocol"], trained["seen_items"]) == ("BERT4Rec", "full", "removed")
+    assert (trained["model"], trained["protocol"], trained["seen_items"]) == (NAMED, "full", "removed")
     assert [found["epoch"] for found in read_history(history.parent)] == [1, 2, 3, 4, 5, 6]
     assert history.read_text().splitlines()[:2] == epochs  # the first epochs were not trained again
     earlier = json.loads((history.parent / "attempt.json").read_text())["before"]
@@ -159,7 +162,7 @@ def test_a_killed_benchmark_goes_on_where_it_stopped(
     assert capsys.readouterr().out == ""
     main([*arguments, "--seen-items", "kept"])
     added = results.read(tmp_path / "results.jsonl")[len(rows) :]
-    assert {found["model"] for found in added} == {*FLOORS, "BERT4Rec"}
+    assert {found["model"] for found in added} == {*FLOORS, NAMED}
     assert {found["seen_items"] for found in added} == {"kept"}
     assert added[-1]["seconds"] == trained["seconds"]  # the model was there: nothing was trained again
     asked = (tmp_path / "results.jsonl", "sample", trained["digest"])

@@ -54,11 +54,14 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     def stop(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", ["recsys", *arguments])
-        patch.setattr(experiment, "append_epoch", stop)
-        with pytest.raises(SystemExit) as ended:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", ["recsys", *arguments])
+            patch.setattr(experiment, "append_epoch", stop)
             main()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.value.code == 130
 
 
