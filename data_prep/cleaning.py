@@ -209,23 +209,25 @@ def drop_direct_repeats(events: Frame) -> Frame:
 def k_core(events: Frame, min_sequence_length: int, min_item_count: int, engine: Engine = POLARS) -> Frame:
     """The largest part in which every sequence and every item has enough events.
 
-    Each round drops rare items, then short sequences; the rounds end when one drops nothing. The result does
-    not depend on the order of the two. Only a count leaves the engine in each round.
+    Each round drops rare items, then short sequences; the rounds end when one has nothing to drop. The result
+    does not depend on the order of the two. Only what tells whether there is anything to drop leaves the
+    engine, and where there is not, nothing is copied.
 
     It runs before the split: all events count, those of validation and test too, as in published
     preprocessings.
     """
-    rows = -1
-    while True:
-        for key, least in ((schema.ITEM, min_item_count), (schema.SEQUENCE, min_sequence_length)):
-            if least > 1:
-                counts = events.group_by(key).agg(nw.len().alias("n"))
-                events = events.join(counts.filter(nw.col("n") >= least), on=key, how="semi")
-        events = engine.checkpoint(events)
-        left = size(events).events
-        if left in (rows, 0):
-            return events
-        rows = left
+    asked = [(schema.ITEM, min_item_count), (schema.SEQUENCE, min_sequence_length)]
+    asked = [(key, least) for key, least in asked if least > 1]
+    done = 0
+    while done < len(asked):
+        for key, least in asked:
+            counts = engine.checkpoint(events.group_by(key).agg(nw.len().alias("n")))
+            few = counts.select((nw.col("n") < least).any().alias("few")).collect()["few"][0]
+            done = 0 if few else done + 1
+            if few:
+                kept = counts.filter(nw.col("n") >= least)
+                events = engine.checkpoint(events.join(kept, on=key, how="semi"))
+    return events
 
 
 def newest(events: Frame, longest: int) -> Frame:

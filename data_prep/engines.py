@@ -11,7 +11,7 @@ import polars as pl
 from data_prep.frame_types import Frame, Step
 from recsys import schema
 
-BUCKET = 4_000_000
+BUCKET = 2_000_000
 """Events that a step works on at a time: sorts and hash tables take several times what their events do."""
 
 
