@@ -124,6 +124,8 @@ def _check_folder(folder: Path, manifest: dict[str, Any], config: ExperimentConf
         )
     check_same_settings(folder, manifest, settings_of(config))
     if not is_intact(folder, manifest):
+        if manifest_in(folder) != manifest:
+            raise InputError(f"another run has changed {folder} meanwhile; run the command again")
         raise InputError(
             f"{folder} is not what its manifest states, so that its indices are lost; restore it, or delete "
             "it and prepare the whole log with --append"

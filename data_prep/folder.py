@@ -57,7 +57,15 @@ def manifest_in(folder: Path) -> dict[str, Any] | None:
     Raises:
         InputError: the folder holds something else.
     """
-    if not folder.exists() and not _moved_back(folder):
+    if not folder.exists() and _moved_aside(folder):
+        with alone(folder.parent):  # or it would be taken away from a run that is just exchanging the two
+            _move_back(folder)
+    return _stated(folder)
+
+
+def _stated(folder: Path) -> dict[str, Any] | None:
+    """The manifest that stands there now."""
+    if not folder.exists():
         return None
     if not folder.is_dir():
         raise InputError(
@@ -147,8 +155,24 @@ def write_folder(
         The manifest as written: with the SHA-256 of both tables in `files`.
 
     Raises:
-        InputError: another run has written the folder since.
+        InputError: another run has written the folder since, or it cannot be written.
     """
+    try:
+        return _written(folder, tables, manifest, stands, write_more)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}), and what stood there stands: make "
+            "room, or choose another folder with prepared=..."
+        ) from error
+
+
+def _written(
+    folder: Path,
+    tables: Tables,
+    manifest: dict[str, Any],
+    stands: dict[str, Any] | None,
+    write_more: Callable[[Path], None],
+) -> dict[str, Any]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     stale = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -163,8 +187,9 @@ def write_folder(
         (fresh / schema.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         for path in (*fresh.rglob("*"), fresh):
             _flush(path)
-        with _alone(folder.parent):
-            if manifest_in(folder) != stands:
+        with alone(folder.parent):
+            _move_back(folder)
+            if _stated(folder) != stands:
                 raise InputError(f"another run has changed {folder} meanwhile; run the command again")
             _exchange(folder, fresh, stale)
     finally:
@@ -175,7 +200,7 @@ def write_folder(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Let one process at a time go on; a file system without locks lets all."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -206,12 +231,10 @@ def _moved_aside(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
-def _moved_back(folder: Path) -> bool:
-    """Whether there was an older version beside the missing folder, which now stands in its place again."""
-    aside = _moved_aside(folder)
-    if aside:
+def _move_back(folder: Path) -> None:
+    """Put the older version beside a missing folder, if there is one, in its place again."""
+    if not folder.exists() and (aside := _moved_aside(folder)):
         aside[-1].rename(folder)
-    return bool(aside)
 
 
 def _write_table(table: pa.Table, file: Path) -> None:

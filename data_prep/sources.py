@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -119,11 +120,16 @@ def _connect(address: str) -> Connection:
         if kind == "sqlite":
             from adbc_driver_sqlite import dbapi as sqlite
 
-            return sqlite.connect(address.removeprefix("sqlite:///"))
+            file = Path(address.removeprefix("sqlite:///"))
+            if not file.is_file():  # connecting would make an empty one
+                raise InputError(f"data.path is `{address}`, but there is no file {file}; name one that is")
+            return sqlite.connect(str(file))
     except ImportError as error:
         raise InputError(
             f"reading {address} needs a database driver ({error.name}): pip install 'recsys[sql]'"
         ) from error
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{address} cannot be reached: {' '.join(str(error).split())}; check the address, the server and "

@@ -14,7 +14,16 @@ DEFAULT_MODEL = "bert4rec"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers may be written `2e-3`, which YAML 1.1 takes for text."""
+    """YAML whose numbers may be written `2e-3`, which YAML 1.1 takes for text, and whose keys stand once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, unless a key is there twice, of which one would be lost."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"`{twice[0]}` is there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -101,6 +101,9 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(InputError, match=r"bad\.yaml is not a readable YAML file"):
         load_config(tmp_path / "bad.yaml")
+    (tmp_path / "twice.yaml").write_text("name: a\ndata: {path: x}\ndata: {path: y}\n")
+    with pytest.raises(InputError, match=r"twice\.yaml is not a readable YAML file: `data` is there twice"):
+        load_config(tmp_path / "twice.yaml")
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(InputError, match="holds a list; expected sections"):
         load_config(tmp_path / "list.yaml")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from data_prep.folder import alone, manifest_in
 from data_prep.prepare import prepare, prepare_frame
 from recsys.config import ExperimentConfig, build_config
 from recsys.dataset import PreparedData
@@ -49,6 +52,26 @@ def test_missing_file(folder: Path) -> None:
         config(folder, "lgo.csv"),
         f"there is no file {folder / 'lgo.csv'}; set data.path to where the data is",
     )
+
+
+def test_a_place_that_takes_nothing(folder: Path) -> None:
+    asked = config(folder).model_copy(update={"prepared": "/dev/null/out"})
+    refuse(asked, "/dev/null/out cannot be written (File exists)", "choose another folder with prepared=")
+
+
+def test_a_folder_that_is_being_exchanged_is_left_alone(folder: Path) -> None:
+    place = prepare(config(folder)).path
+    aside, fresh = folder / ".out.1.old", folder / ".out.1.new"
+    shutil.copytree(place, fresh)
+    with ThreadPoolExecutor(1) as other:
+        with alone(folder):
+            place.rename(aside)
+            found = other.submit(manifest_in, place)
+            with pytest.raises(TimeoutError):
+                found.result(0.2)
+            fresh.rename(place)
+        assert found.result(10) is not None
+    assert aside.exists()
 
 
 def test_no_path(folder: Path) -> None:

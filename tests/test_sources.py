@@ -90,6 +90,13 @@ def test_a_database_gives_what_a_file_gives(
     assert prepare(asked).manifest["content_digest"] == content
 
 
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/none.db"
+    with pytest.raises(InputError, match=r"there is no file .*none\.db"):
+        prepare(config(tmp_path, "table", path=address, format="sql", events="views", items="goods"))
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_postgres_times_and_a_wrong_password(
     postgres: str, tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,10 @@ def main() -> None:
     parser.add_argument(
         "--save", type=Path, help="file to add the rows to, such as serving.jsonl beside this"
     )
+    parser.add_argument(
+        "--bench", type=Path, help="folder of the public libraries' scripts; default: without"
+    )
+    parser.add_argument("--bench-dir", type=Path, default=Path("bench-out"), help="their environments")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--engines", default="eager,onnx")
     parser.add_argument("--clients", default="1,8,64")
