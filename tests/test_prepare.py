@@ -190,7 +190,10 @@ def test_a_failed_replacement_keeps_the_old_folder(folder: Path, monkeypatch: py
             raise OSError("no such luck")
         return rename(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"out cannot be written \(no such luck"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match=r"out cannot be written \(no such luck"),
+    ):
         patch.setattr(Path, "rename", failing)
         prepare(config(folder))
     assert hashes(path) == before
