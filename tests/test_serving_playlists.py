@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from recsys.answers import Filters
@@ -27,9 +31,12 @@ from recsys.playlists.store import (
 )
 from recsys.recommender import Recommender
 from recsys.sequences import Ragged
+from serving import playlist_schemas as schemas
 from serving.app import create_app
+from serving.batching import Overloaded
 from serving.playlists import Loaded
-from serving.service import Settings
+from serving.service import Service, Settings
+from serving.watched import Watched
 from tests.playlist_world import N_TRACKS, genre_walks, playlist_folder, track
 from tests.serving_world import until
 from tests.worlds import counting_bundle, prepared
@@ -193,6 +200,54 @@ def test_an_endpoint_without_playlists_says_so(recommender: Recommender) -> None
         assert client.get("/v1/model").json()["playlists"] is None
     assert {each.status_code for each in answers} == {400}
     assert all("no playlists are served here; start it as `recsys serve" in each.text for each in answers)
+
+
+def test_a_beam_stops_when_nobody_waits_and_few_may_wait(
+    recommender: Recommender, model: PlaylistModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(playlists=model.folder, threads=1, waiting=1)
+    service = Service(Watched("model", tuple, lambda: recommender), settings).playlists
+    go, begun, calls = threading.Event(), threading.Event(), 0
+    encoder = service.loaded.recommender.model.encoder
+    real = encoder.encode
+
+    def slow(items_BL: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        begun.set()
+        assert go.wait(60)
+        return real(items_BL)
+
+    monkeypatch.setattr(encoder, "encode", slow)
+
+    def asked(k: int) -> asyncio.Future[Any]:
+        request = schemas.ContinueRequest(tracks=[track(0, 0)], k=k, diverse=schemas.DiverseSearch())
+        return asyncio.ensure_future(service.continued(request))
+
+    async def run() -> None:
+        long = asked(50)
+        await asyncio.to_thread(begun.wait, 60)
+        short = asked(1)
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="1 questions are waiting already"):
+            await asked(1)
+        long.cancel()  # as the gate does at the deadline
+        with pytest.raises(asyncio.CancelledError):
+            await long
+        go.set()
+        assert len((await short).slates) == 3
+
+    asyncio.run(run())
+    service.stop()
+    assert calls == 3, "the long one's seed; the short one's, and its step"
+
+
+def test_a_playlist_is_written_in_the_thread(recommender: Recommender, model: PlaylistModel) -> None:
+    settings = Settings(playlists=model.folder)
+    service = Service(Watched("model", tuple, lambda: recommender), settings).playlists
+    version, body = asyncio.run(service.stored("u13"))
+    service.stop()
+    assert isinstance(body, bytes) and schemas.PlaylistResponse(**json.loads(body)).model_version == version
 
 
 def test_new_playlists_take_over_and_broken_ones_are_refused(
