@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from data_prep.digest import tables_digest
 from recsys import schema
 from recsys.config import setting_differences, with_defaults
 from recsys.errors import InputError
+from recsys.files import alone
 
 KIND = "prepared"
 LOG = "log"
@@ -163,7 +162,7 @@ def write_folder(
         (fresh / schema.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         for path in (*fresh.rglob("*"), fresh):
             _flush(path)
-        with _alone(folder.parent):
+        with alone(folder.parent):
             if manifest_in(folder) != stands:
                 raise InputError(f"another run has changed {folder} meanwhile; run the command again")
             _exchange(folder, fresh, stale)
@@ -172,18 +171,6 @@ def write_folder(
     for superseded in _moved_aside(folder):
         shutil.rmtree(superseded, ignore_errors=True)
     return manifest
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time go on; a file system without locks lets all."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _exchange(folder: Path, fresh: Path, stale: Path) -> None:

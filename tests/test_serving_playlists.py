@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from fastapi.testclient import TestClient
 from recsys.answers import Filters
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
+from recsys.playlists import map_store, store
 from recsys.playlists.continuation import Diverse, Limit, diverse_beams, groups_of, one_shot
-from recsys.playlists.map_store import load_map
+from recsys.playlists.map_store import load_map, store_map
 from recsys.playlists.recommender import PlaylistRecommender
 from recsys.playlists.store import (
     PlaylistModel,
     build_playlist_index,
+    load_playlist_index,
     put_in_force,
     read_index_file,
     write_part,
@@ -278,6 +282,39 @@ def test_new_playlists_take_over_and_broken_ones_are_refused(
             f"{forest} is missing, or was changed or damaged; run `recsys playlists embed"
         )
         assert length() == 5 and client.post("/v1/playlists/similar", json={"playlist": "u1"}).is_success
+
+
+def test_one_at_a_time_writes_an_index_and_a_map_of_a_former_one_is_not_kept(
+    model: PlaylistModel, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model.folder, tmp_path / "copy")
+    mine = PlaylistModel.load(tmp_path / "copy")
+    written: list[str] = []
+
+    def locked(write: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:  # noqa: ANN401
+            other = os.open(mine.folder / "index", os.O_RDONLY)  # as another process would
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(other)
+            written.append(write.__name__)
+            return write(*arguments)
+
+        return call
+
+    for module in (store, map_store):
+        for write in (write_part, put_in_force):
+            monkeypatch.setattr(module, write.__name__, locked(write))
+    former, found = load_playlist_index(mine), load_map(mine)
+    assert found is not None
+    store_map(mine, build_playlist_index(mine, data), found)
+    assert written == ["write_part", "write_part", "put_in_force", "write_part", "put_in_force"]
+    longer = Ragged.of([np.r_[walk, walk[-1]] for walk in map(genre_walks().__getitem__, range(60))])
+    build_playlist_index(mine, prepared(tmp_path / "data", longer, N_TRACKS))
+    stated = read_index_file(mine)
+    with pytest.raises(InputError, match="were embedded anew while they were mapped; the map is not kept"):
+        store_map(mine, former, found)
+    assert read_index_file(mine) == stated and load_map(mine) is None
 
 
 def test_an_index_of_other_vectors_is_refused(model: PlaylistModel, tmp_path: Path) -> None:
