@@ -14,6 +14,7 @@ table; index 0 means "none".
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 """(B, k) item indices, best first, padded with 0, and their (B, k) scores, padded with -inf."""
 
 SPARE = 16  # candidates beyond k, for scores so near that the product's rounding may swap them
+ROWS_MEASURED = 2**16  # of the table at a time, for the memory of it
 COARSE_QUERIES = 32  # of a block, from which on a product in bfloat16 is faster
 COARSE_ANSWERS = 20  # beyond them its rounding asks for so many candidates that float32 is as fast
 CPU_SCORES_PER_BLOCK = 2**21  # of the (B, V) product that stand in memory at once: few enough for the caches
@@ -80,8 +82,13 @@ class ExactIndex:
         self.table = np.ascontiguousarray(table, dtype=np.float32)
         self._table = torch.from_numpy(self.table).to(device)
         self._fine = Rounded(self._table)
-        coarse = self._table.is_cpu and uses_bf16("auto", self._table.device)
-        self._coarse = Rounded(self._table.bfloat16(), self._table) if coarse else self._fine
+
+    @cached_property
+    def _coarse(self) -> Rounded:
+        """The table in bfloat16 where products of that are faster, made when many ask at once."""
+        if self._table.is_cpu and uses_bf16("auto", self._table.device):
+            return Rounded(self._table.bfloat16(), self._table)
+        return self._fine
 
     def search(
         self,
@@ -98,20 +105,21 @@ class ExactIndex:
         for start in range(0, len(vectors), step):
             rows = np.arange(start, min(start + step, len(vectors)))
             banned = None if exclude is None else exclude.take(rows)
-            parts.append(self._block(vectors[rows], k, allowed, banned))
+            coarse = len(rows) >= COARSE_QUERIES and k <= COARSE_ANSWERS
+            product = self._coarse if coarse else self._fine
+            parts.append(self._block(product, vectors[rows], k, allowed, banned))
         return _joined(parts, k)
 
     @torch.inference_mode()
     def _block(
         self,
+        product: Rounded,
         vectors: NDArray[np.float32],
         k: int,
         allowed: NDArray[np.bool_] | None,
         exclude: Ragged | None,
     ) -> Found:
         device = self._table.device
-        coarse = len(vectors) >= COARSE_QUERIES and k <= COARSE_ANSWERS
-        product = self._coarse if coarse else self._fine
         scores_BV, error_B = product.scores(torch.from_numpy(vectors).to(device))
         if allowed is not None:
             scores_BV[:, torch.from_numpy(~allowed).to(device)] = -torch.inf
@@ -122,25 +130,32 @@ class ExactIndex:
         fetch = min(k + SPARE, size)
         values, columns = (top_BC.cpu().numpy() for top_BC in top_k(scores_BV, fetch))
         indices, scores = rank(self.table, vectors, np.where(np.isfinite(values), columns + 1, 0), k)
-        if fetch < size:
-            # Where more than the spare ones are as good as the k-th, up to the product's rounding of either,
-            # take all of those.
-            kth = values[:, k - 1]
-            height = np.where(np.isfinite(kth), np.abs(kth), 0)
-            cut = kth - 2 * (error_B.cpu().numpy() + product.unit * height)
-            for row in np.flatnonzero(np.isfinite(values[:, -1]) & (values[:, -1] >= cut)):
-                near = np.flatnonzero(scores_BV[row].cpu().numpy() >= cut[row]) + 1
-                one = slice(row, row + 1)
-                indices[one], scores[one] = rank(self.table, vectors[one], near[None, :], k)
+        if fetch == size:
+            return indices, scores
+        # Where more than the spare ones are as good as the k-th, up to the product's rounding, ask the finer
+        # product, and after that take all of those.
+        cut = product.cut(values[:, k - 1], error_B.cpu().numpy())
+        doubtful = np.flatnonzero(np.isfinite(values[:, -1]) & (values[:, -1] >= cut))
+        if product is not self._fine and len(doubtful):
+            if 2 * len(doubtful) > len(vectors):
+                self._coarse = self._fine  # for this table it is too coarse
+            banned = None if exclude is None else exclude.take(doubtful)
+            found = self._block(self._fine, vectors[doubtful], k, allowed, banned)
+            indices[doubtful], scores[doubtful] = found
+            return indices, scores
+        for row in doubtful:
+            near = np.flatnonzero(scores_BV[row].cpu().numpy() >= cut[row]) + 1
+            one = slice(row, row + 1)
+            indices[one], scores[one] = rank(self.table, vectors[one], near[None, :], k)
         return indices, scores
 
 
 class Rounded:
     """A table that products are computed with, and a bound of their error.
 
-    With q = q' + e and x = x' + f, of which the primed are rounded, the error of q'.x' is at most
-    |e||x| + |q'||f|; the sum of D products in float32 adds D eps |q'||x'|, and its own rounding `unit` times
-    its size, which is left to the caller.
+    With q = q' + e and x = x' + f, of which the primed are rounded, q'.x' differs from q.x by at most
+    |e||x| + |q'||f|, and the sum of its D products in float32 by D eps |q'||x'|. The sum itself is rounded by
+    at most `unit` times its size.
     """
 
     def __init__(self, table_VD: torch.Tensor, exact_VD: torch.Tensor | None = None) -> None:
@@ -153,24 +168,31 @@ class Rounded:
         self.table_VD = table_VD
         exact_VD = table_VD if exact_VD is None else exact_VD
         self.unit = 0.0 if table_VD.dtype == torch.float32 else torch.finfo(table_VD.dtype).eps / 2
-        self._norm = _largest(exact_VD)
-        self._lost = _largest(exact_VD - table_VD.float()) if self.unit else 0.0
+        self._norm = self._lost = 0.0
+        for start in range(0, len(table_VD), ROWS_MEASURED):
+            exact, read = (each[start : start + ROWS_MEASURED] for each in (exact_VD, table_VD))
+            self._norm = max(self._norm, float(exact.norm(dim=1).max()))
+            if self.unit:
+                self._lost = max(self._lost, float((exact - read.float()).norm(dim=1).max()))
 
     def scores(self, queries_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, V) float32 inner products, and (B,) their error besides `unit` times their size."""
+        """(B, V) float32 inner products, and (B,) their error before the sum was rounded."""
         read_BD = queries_BD.to(self.table_VD.dtype)
         scores_BV = (read_BD @ self.table_VD.T).float()
-        norm_B = queries_BD.norm(dim=1)
         summed = queries_BD.shape[1] * torch.finfo(torch.float32).eps * self._norm
-        error_B = norm_B * (summed + self._lost)
+        error_B = queries_BD.norm(dim=1) * (1 + self.unit) * (summed + self._lost)
         if self.unit:
-            error_B += (queries_BD - read_BD.float()).norm(dim=1) * self._norm + self.unit * error_B
+            error_B += (queries_BD - read_BD.float()).norm(dim=1) * self._norm
         return scores_BV, error_B
 
+    def cut(self, kth_B: NDArray[np.float32], error_B: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B,) below which a score is not among the k best in truth, by the k-th best as it was computed.
 
-def _largest(rows: torch.Tensor) -> float:
-    """The largest norm of a row; 0 where there is none."""
-    return float(rows.norm(dim=1).max()) if len(rows) else 0.0
+        Both may be wrong: the k-th, and what stands below it, which is rounded by its own size.
+        """
+        size_B = np.where(np.isfinite(kth_B), np.abs(kth_B), np.float32(0))
+        cut_B = kth_B - 2 * (1 + 2 * self.unit) * (error_B + self.unit * size_B)
+        return cut_B.astype(np.float32)
 
 
 class AnnoyIndex:

@@ -115,16 +115,27 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
 
 
-@pytest.mark.parametrize("apart", [1.0, 1e-4])
-def test_rounded_products_change_nothing(monkeypatch: pytest.MonkeyPatch, apart: float) -> None:
+@pytest.mark.parametrize("case", ["apart", "alike", "lost by the table", "lost by the queries", "far below"])
+@pytest.mark.parametrize("k", [1, COARSE_ANSWERS])
+def test_rounded_products_change_nothing(monkeypatch: pytest.MonkeyPatch, case: str, k: int) -> None:
     rng = np.random.default_rng(0)
-    centres, noise = rng.normal(size=(20, 8)), rng.normal(size=(4000, 8))
-    table = (np.repeat(centres, 200, axis=0) + apart * noise).astype(np.float32)
-    queries = rng.normal(size=(COARSE_QUERIES, 8)).astype(np.float32)
+    queries = rng.integers(-8, 9, size=(COARSE_QUERIES, 8)).astype(np.float32)  # exact in bfloat16
+    table = rng.integers(-8, 9, size=(3000, 8)).astype(np.float32)
+    if case == "alike":
+        table = (np.repeat(table[:15], 200, axis=0) + 1e-4 * rng.normal(size=table.shape)).astype(np.float32)
+    elif case == "lost by the table":  # products are small numbers again, which lose nothing
+        table, queries = 1024 + table, queries - np.roll(queries, 1, axis=1)
+    elif case == "lost by the queries":
+        table, queries = table - np.roll(table, 1, axis=1), 1024 + queries
+    elif case == "far below":
+        table -= 100 * np.abs(queries).max()
+    allowed = rng.random(len(table)) < 0.8
+    exclude = Ragged.of([[row + 1, row + 2] for row in range(len(queries))])
     found = []
     for rounded in (True, False):
         monkeypatch.setattr("recsys.search.uses_bf16", lambda *_, rounded=rounded: rounded)
-        found.append(ExactIndex(table).search(queries, COARSE_ANSWERS))
+        index = ExactIndex(table)
+        found.append(index.search(queries, k, allowed=allowed, exclude=exclude))
     assert np.array_equal(found[0][0], found[1][0]) and np.array_equal(found[0][1], found[1][1])
 
 
