@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from data_prep.digest import tables_digest
 from recsys import schema
 from recsys.config import setting_differences, with_defaults
 from recsys.errors import InputError
+from recsys.files import alone
 
 KIND = "prepared"
 LOG = "log"
@@ -197,18 +196,6 @@ def _written(
     for superseded in _moved_aside(folder):
         shutil.rmtree(superseded, ignore_errors=True)
     return manifest
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time go on; a file system without locks lets all."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _exchange(folder: Path, fresh: Path, stale: Path) -> None:

@@ -256,7 +256,7 @@ def map_(
     )
     title = f"Playlists of {folder.name}"
     write_html(found, out, title)
-    store_map(model, StoredMap(drawn, found.places, found.label, found.labels))
+    store_map(model, index, StoredMap(drawn, found.places, found.label, found.labels))
     if png:
         write_png(found, png, title)
     say(f"wrote {out}" + (f" and {png}" if png else "") + f", and kept the map in {folder}")

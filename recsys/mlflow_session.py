@@ -6,7 +6,6 @@ folder needs none of it. Our own defaults (see `DEFAULTS`) stand only where the 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -16,13 +15,14 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from recsys.config import shown_uri
 from recsys.errors import InputError
+from recsys.files import alone
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,7 +93,8 @@ def mlflow_session(uri: str, *, create: bool = False) -> Iterator[MlflowClient]:
         before = mlflow.get_tracking_uri() if set_before else None
         mlflow.set_tracking_uri(target)
         try:
-            with _alone(file):  # MLflow makes missing tables here
+            # MLflow makes missing tables here, and of two processes that make them at once both would fail.
+            with nullcontext() if file is None else alone(file.parent):
                 client = mlflow.MlflowClient(target)
                 if file is not None:
                     client.search_registered_models(max_results=1)
@@ -164,20 +165,6 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-@contextmanager
-def _alone(database: Path | None) -> Iterator[None]:
-    """One process at a time at a SQLite database: of two that make its tables at once both would fail."""
-    if database is None:
-        yield
-        return
-    folder = os.open(database.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 def _check_reachable(uri: str, *, create: bool) -> None:

@@ -170,7 +170,7 @@ class Gate:
             app: what answers.
             keys: whose keys open the endpoint; None: it is open.
             deadline: seconds from the end of a request's headers to its answer; a thread that computes it
-                then goes on, though nobody waits.
+                then goes on, though nobody waits; a beam search only to the end of its step.
         """
         self._app = app
         self._keys = keys

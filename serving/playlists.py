@@ -6,9 +6,10 @@ They have threads and queues of their own: however long a beam search takes, nob
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
@@ -25,7 +26,7 @@ from recsys.playlists.recommender import (
     PlaylistRecommender,
     Seed,
     SimilarPlaylists,
-    StoredPlaylist,
+    WholePlaylist,
 )
 from recsys.vocabulary import Vocabulary
 from serving import playlist_schemas as schemas
@@ -35,13 +36,14 @@ from serving.model import copied
 from serving.replies import one_of, told
 from serving.watched import Watched, stamp
 
-WAITING, WAITING_BEAMS = 256, 16  # requests; more get 503
+WAITING, WAITING_BEAMS = 256, 16  # requests at most; more get 503
 
 Available = Callable[[Vocabulary, str | None], NDArray[np.bool_] | None]
 """Which of a vocabulary's items can be had in a region; None for all."""
 
 _SIMILAR = TypeAdapter(SimilarPlaylists)
 _CONTINUATION = TypeAdapter(Continuation)
+_WHOLE = TypeAdapter(WholePlaylist)
 _Found = TypeVar("_Found")
 
 
@@ -70,7 +72,9 @@ class Loaded:
 class PlaylistService:
     """Answers questions about playlists with whatever is in force at that moment."""
 
-    def __init__(self, folder: Path | None, available: Available, observe: Observe, threads: int) -> None:
+    def __init__(
+        self, folder: Path | None, available: Available, observe: Observe, threads: int, waiting: int
+    ) -> None:
         """Read the playlists.
 
         Args:
@@ -78,6 +82,7 @@ class PlaylistService:
             available: of tracks.
             observe: is told how long each stage took.
             threads: questions answered at a time; beam searches come one after the other, beside them.
+            waiting: questions that may wait, where that is fewer than `WAITING` and `WAITING_BEAMS`.
 
         Raises:
             InputError: the folder cannot be read.
@@ -89,8 +94,8 @@ class PlaylistService:
         )
         self._available = available
         self._observe = observe
-        self._quick = _queue(WAITING, threads)
-        self._beams = _queue(WAITING_BEAMS, 1)
+        self._quick = _queue(min(WAITING, waiting), threads)
+        self._beams = _queue(min(WAITING_BEAMS, waiting), 1)
 
     def stop(self) -> None:
         """Let the threads go."""
@@ -150,18 +155,22 @@ class PlaylistService:
                 "or leave out `diverse`"
             )
         queue = self._beams if asked.diverse else self._quick
-        return await _asked(queue, partial(self._continued, self.loaded.recommender, asked))
+        gone = Event()
+        try:
+            return await _asked(queue, partial(self._continued, self.loaded.recommender, asked, gone.is_set))
+        finally:  # at the deadline, too, and when the server stops: a beam search goes no further
+            gone.set()
 
-    async def stored(self, playlist: str) -> tuple[StoredPlaylist, str]:
-        """A stored playlist with all its tracks, and the version of the encoder that knows it.
+    async def stored(self, playlist: str) -> tuple[str, bytes]:
+        """The version of the encoder, and a stored playlist in JSON, written in the thread: it may be long.
 
         Raises:
             InputError: there is none of that id.
             Overloaded: too many are waiting.
         """
         recommender = self.loaded.recommender
-        found = await _asked(self._quick, lambda: recommender.stored(playlist))
-        return found, recommender.model_version
+        body = await _asked(self._quick, lambda: _WHOLE.dump_json(recommender.stored(playlist)))
+        return recommender.model_version, body
 
     def _seed(
         self,
@@ -173,13 +182,15 @@ class PlaylistService:
                 return recommender.read_stored(asked.playlist)
             return recommender.read(asked.tracks or [])
 
-    def _continued(self, recommender: PlaylistRecommender, asked: schemas.ContinueRequest) -> Continuation:
+    def _continued(
+        self, recommender: PlaylistRecommender, asked: schemas.ContinueRequest, ended: Callable[[], bool]
+    ) -> Continuation:
         filters = asked.filters(self._available(recommender.vocabulary, asked.region))
         seed = self._seed(recommender, asked)
         if asked.diverse is None:
             return recommender.continued(seed, asked.k, filters, self._observe)
         return recommender.diverse(
-            seed, asked.k, filters, **asked.diverse.model_dump(), observe=self._observe
+            seed, asked.k, filters, **asked.diverse.model_dump(), observe=self._observe, ended=ended
         )
 
 
@@ -200,15 +211,13 @@ def add_playlists(app: FastAPI, service: PlaylistService) -> None:
         found = await service.continued(asked)
         return told(request, found.model_version, _CONTINUATION.dump_json(found))
 
-    @app.get("/v1/playlists/tracks")
+    @app.get("/v1/playlists/tracks", response_model=schemas.PlaylistResponse)
     async def playlist_tracks(
         playlist: Annotated[str, Query(max_length=200, description="id of a stored playlist")],
         request: Request,
-    ) -> schemas.PlaylistResponse:
+    ) -> Response:
         """The tracks of a stored playlist."""
-        found, version = await service.stored(playlist)
-        request.state.model_version = version
-        return schemas.PlaylistResponse.model_validate({**asdict(found), "model_version": version})
+        return told(request, *await service.stored(playlist))
 
     @app.get("/v1/playlists/map", response_model=schemas.MapResponse)
     async def playlist_map(request: Request) -> Response:

@@ -119,7 +119,11 @@ class Service:
         self.histories = _watched("histories", settings.histories, Histories.read)
         self.keys = _watched("keys", settings.keys, ApiKeys.read)
         self.playlists = PlaylistService(
-            settings.playlists, self._available, lambda *each: self.metrics.stage(*each), settings.threads
+            settings.playlists,
+            self._available,
+            lambda *each: self.metrics.stage(*each),
+            settings.threads,
+            settings.waiting,
         )
         tables = (self.availability, self.histories, self.playlists.watched, self.keys)
         self.watched: list[Watched[Any]] = [model, *(each for each in tables if each is not None)]

@@ -52,7 +52,7 @@ def playlist_folder(folder: Path, data: PreparedData | None = None) -> PlaylistM
     label = genre[first]
     places = np.stack([label + 0.3 * np.cos(turn[first]), label % 2 + 0.3 * np.sin(turn[first])], axis=1)
     rows = np.arange(len(index.ids))
-    store_map(model, StoredMap(rows, places.astype(np.float32), label, LABELS))
+    store_map(model, index, StoredMap(rows, places.astype(np.float32), label, LABELS))
     return model
 
 

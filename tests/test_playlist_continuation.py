@@ -67,6 +67,27 @@ def test_groups_pay_for_the_choices_of_earlier_ones() -> None:
         Diverse(groups=0)
 
 
+def test_a_beam_reads_one_window_of_a_long_seed_and_answers_none_of_it() -> None:
+    read: list[set[int]] = []
+
+    class Told(Ladder):
+        def encode(self, items_BL: torch.Tensor) -> torch.Tensor:
+            read.append(set(items_BL.flatten().tolist()))
+            return super().encode(items_BL)
+
+    seed = np.arange(1, 501, dtype=np.int32)
+    (slate,) = diverse_beams(Told(600), seed, 1, Diverse(1, 1))
+    assert read == [set(range(451, 501))]
+    assert slate.tolist() == [501]
+
+
+def test_a_beam_that_nobody_waits_for_goes_no_further() -> None:
+    asked = iter([False, False, True])
+    seed = np.array([12], dtype=np.int32)
+    slates = diverse_beams(LADDER, seed, 9, Diverse(2, 2), ended=lambda: next(asked))
+    assert [len(slate) for slate in slates] == [2, 2]
+
+
 def test_the_measures_of_the_challenge() -> None:
     slates = np.array([[1, 2, 3, 4], [5, 6, 7, 0], [9, 8, 0, 0]])
     targets = Ragged.of([[2, 4], [1], [8, 9, 9]])

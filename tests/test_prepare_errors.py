@@ -14,11 +14,12 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from data_prep.folder import alone, manifest_in
+from data_prep.folder import manifest_in
 from data_prep.prepare import prepare, prepare_frame
 from recsys.config import ExperimentConfig, build_config
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
+from recsys.files import alone
 from recsys.origins import check_settings
 
 GOOD = "sequence,item,time\nu,1,10\nu,2,20\nu,3,30\n"

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import json
+import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from recsys.answers import Filters
 from recsys.dataset import PreparedData
 from recsys.errors import InputError
+from recsys.playlists import map_store, store
 from recsys.playlists.continuation import Diverse, Limit, diverse_beams, groups_of, one_shot
-from recsys.playlists.map_store import load_map
+from recsys.playlists.map_store import load_map, store_map
 from recsys.playlists.recommender import PlaylistRecommender
 from recsys.playlists.store import (
     PlaylistModel,
     build_playlist_index,
+    load_playlist_index,
     put_in_force,
     read_index_file,
     write_part,
 )
 from recsys.recommender import Recommender
 from recsys.sequences import Ragged
+from serving import playlist_schemas as schemas
 from serving.app import create_app
+from serving.batching import Overloaded
 from serving.playlists import Loaded
-from serving.service import Settings
+from serving.service import Service, Settings
+from serving.watched import Watched
 from tests.playlist_world import N_TRACKS, genre_walks, playlist_folder, track
 from tests.serving_world import until
 from tests.worlds import counting_bundle, prepared
@@ -195,6 +206,54 @@ def test_an_endpoint_without_playlists_says_so(recommender: Recommender) -> None
     assert all("no playlists are served here; start it as `recsys serve" in each.text for each in answers)
 
 
+def test_a_beam_stops_when_nobody_waits_and_few_may_wait(
+    recommender: Recommender, model: PlaylistModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(playlists=model.folder, threads=1, waiting=1)
+    service = Service(Watched("model", tuple, lambda: recommender), settings).playlists
+    go, begun, calls = threading.Event(), threading.Event(), 0
+    encoder = service.loaded.recommender.model.encoder
+    real = encoder.encode
+
+    def slow(items_BL: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        begun.set()
+        assert go.wait(60)
+        return real(items_BL)
+
+    monkeypatch.setattr(encoder, "encode", slow)
+
+    def asked(k: int) -> asyncio.Future[Any]:
+        request = schemas.ContinueRequest(tracks=[track(0, 0)], k=k, diverse=schemas.DiverseSearch())
+        return asyncio.ensure_future(service.continued(request))
+
+    async def run() -> None:
+        long = asked(50)
+        await asyncio.to_thread(begun.wait, 60)
+        short = asked(1)
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="1 questions are waiting already"):
+            await asked(1)
+        long.cancel()  # as the gate does at the deadline
+        with pytest.raises(asyncio.CancelledError):
+            await long
+        go.set()
+        assert len((await short).slates) == 3
+
+    asyncio.run(run())
+    service.stop()
+    assert calls == 3, "the long one's seed; the short one's, and its step"
+
+
+def test_a_playlist_is_written_in_the_thread(recommender: Recommender, model: PlaylistModel) -> None:
+    settings = Settings(playlists=model.folder)
+    service = Service(Watched("model", tuple, lambda: recommender), settings).playlists
+    version, body = asyncio.run(service.stored("u13"))
+    service.stop()
+    assert isinstance(body, bytes) and schemas.PlaylistResponse(**json.loads(body)).model_version == version
+
+
 def test_new_playlists_take_over_and_broken_ones_are_refused(
     recommender: Recommender, model: PlaylistModel, data: PreparedData, tmp_path: Path
 ) -> None:
@@ -223,6 +282,39 @@ def test_new_playlists_take_over_and_broken_ones_are_refused(
             f"{forest} is missing, or was changed or damaged; run `recsys playlists embed"
         )
         assert length() == 5 and client.post("/v1/playlists/similar", json={"playlist": "u1"}).is_success
+
+
+def test_one_at_a_time_writes_an_index_and_a_map_of_a_former_one_is_not_kept(
+    model: PlaylistModel, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model.folder, tmp_path / "copy")
+    mine = PlaylistModel.load(tmp_path / "copy")
+    written: list[str] = []
+
+    def locked(write: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:  # noqa: ANN401
+            other = os.open(mine.folder / "index", os.O_RDONLY)  # as another process would
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(other)
+            written.append(write.__name__)
+            return write(*arguments)
+
+        return call
+
+    for module in (store, map_store):
+        for write in (write_part, put_in_force):
+            monkeypatch.setattr(module, write.__name__, locked(write))
+    former, found = load_playlist_index(mine), load_map(mine)
+    assert found is not None
+    store_map(mine, build_playlist_index(mine, data), found)
+    assert written == ["write_part", "write_part", "put_in_force", "write_part", "put_in_force"]
+    longer = Ragged.of([np.r_[walk, walk[-1]] for walk in map(genre_walks().__getitem__, range(60))])
+    build_playlist_index(mine, prepared(tmp_path / "data", longer, N_TRACKS))
+    stated = read_index_file(mine)
+    with pytest.raises(InputError, match="were embedded anew while they were mapped; the map is not kept"):
+        store_map(mine, former, found)
+    assert read_index_file(mine) == stated and load_map(mine) is None
 
 
 def test_an_index_of_other_vectors_is_refused(model: PlaylistModel, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ Shapes: `B` seeds, `V` tracks, `D` width, `W` beams of a group.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,8 +106,12 @@ def diverse_beams(
     limits: Sequence[Limit] = (),
     allowed: NDArray[np.bool_] | None = None,
     table: Floats | None = None,
+    ended: Callable[[], bool] = lambda: False,
 ) -> list[Ints]:
     """G slates of n tracks, that of the first group first; shorter where the limits leave no more.
+
+    Of a seed longer than the model reads at once, each beam reads the newest tracks, one window of them, and
+    its slate: a step costs the same however long the seed. None of the seed's tracks is answered.
 
     Args:
         model: a playlist encoder in evaluation mode.
@@ -117,12 +121,18 @@ def diverse_beams(
         limits: what a slate may hold at most; the seed does not count.
         allowed: (V,) tracks that may be answered; default: all.
         table: (V, D) track vectors, where they are at hand.
+        ended: is asked before each step whether nobody waits any longer; the slates stay as they are then.
     """
     table = item_vectors(model) if table is None else table
+    allowed = np.ones(len(table), dtype=bool) if allowed is None else allowed.copy()
+    allowed[seed - 1] = False
+    newest = seed[-model.max_history :]
     beams: list[list[tuple[float, list[int]]]] = [[(0.0, [])] for _ in range(diverse.groups)]
     for _ in range(n):
+        if ended():
+            break
         flat = [(group, beam) for group, members in enumerate(beams) for beam in members]
-        read = Ragged.of([np.r_[seed, slate] for _, (_, slate) in flat])
+        read = Ragged.of([np.r_[newest, slate] for _, (_, slate) in flat])
         chances = _log_softmax(_scores(model, table, read, allowed))
         chosen: list[int] = []  # by the groups at this step
         for group in range(diverse.groups):

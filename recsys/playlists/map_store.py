@@ -14,7 +14,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.errors import InputError
-from recsys.playlists.store import PlaylistModel, part_file, put_in_force, read_index_file, write_part
+from recsys.files import alone
+from recsys.playlists.store import (
+    INDEX_FOLDER,
+    PlaylistIndex,
+    PlaylistModel,
+    part_file,
+    put_in_force,
+    read_index_file,
+    write_part,
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +43,24 @@ class StoredMap:
     labels: Sequence[str]
 
 
-def store_map(model: PlaylistModel, found: StoredMap) -> None:
-    """Put a map in force beside the index whose rows it names; a new index takes it away."""
-    stated = read_index_file(model)
+def store_map(model: PlaylistModel, index: PlaylistIndex, found: StoredMap) -> None:
+    """Put a map in force beside the index whose rows it names; a new index takes it away.
+
+    Raises:
+        InputError: another index is in force by now.
+    """
     across, up = found.places.T
     columns = {"row": found.rows, "across": across, "up": up, "label": found.label}
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    name = write_part(model, "map", lambda draft: pq.write_table(table, draft))
-    put_in_force(model, {**stated, "map": name, "labels": list(found.labels)})
+    with alone(model.folder / INDEX_FOLDER):
+        stated = read_index_file(model)
+        if stated.get("vectors") != index.file:
+            raise InputError(
+                f"the playlists of {model.folder} were embedded anew while they were mapped; the map is not "
+                "kept: run `recsys playlists map` again"
+            )
+        name = write_part(model, "map", lambda draft: pq.write_table(table, draft))
+        put_in_force(model, {**stated, "map": name, "labels": list(found.labels)})
 
 
 def load_map(model: PlaylistModel) -> StoredMap | None:

@@ -5,7 +5,7 @@ Shapes: `S` playlists, `V` tracks, `D` width, `k` answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,13 @@ class StoredPlaylist:
     title: str | None
     length: int
     tracks: list[Track]
+
+
+@dataclass(frozen=True)
+class WholePlaylist(StoredPlaylist):
+    """One with all its tracks, and the version of the encoder that knows it."""
+
+    model_version: str
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class PlaylistRecommender:
         read = self.index.playlists.take([row])
         return Seed(read[0], embed(self.model.encoder, read)[0], [], row)
 
-    def stored(self, playlist: ItemId) -> StoredPlaylist:
+    def stored(self, playlist: ItemId) -> WholePlaylist:
         """A stored playlist with all its tracks.
 
         Raises:
@@ -189,7 +196,7 @@ class PlaylistRecommender:
         """
         row = self.index.row(playlist)
         tracks = self.index.playlists[row]
-        return StoredPlaylist(*self._named(row), len(tracks), self._told(tracks))
+        return WholePlaylist(*self._named(row), len(tracks), self._told(tracks), self.model_version)
 
     def similar(self, seed: Seed, k: int, observe: Observe = unobserved) -> SimilarPlaylists:
         """The k playlists whose vectors are nearest to the seed's; a stored seed itself never comes.
@@ -244,6 +251,7 @@ class PlaylistRecommender:
         strength: float,
         attribute: str | None,
         observe: Observe = unobserved,
+        ended: Callable[[], bool] = lambda: False,
     ) -> Continuation:
         """Slates of k next tracks by diverse beam search; tracks of the seed never come.
 
@@ -256,6 +264,7 @@ class PlaylistRecommender:
             strength: what a repetition costs, in nats.
             attribute: whose repetition costs; None: the track's own, which only separates the slates.
             observe: is told how long each stage took.
+            ended: as of `diverse_beams`.
 
         Raises:
             InputError: a number, a filter or the attribute is wrong.
@@ -271,7 +280,7 @@ class PlaylistRecommender:
             found = [np.empty(0, np.int64)] * groups
             if enough.any():
                 found = diverse_beams(
-                    self.model.encoder, seed.tracks, k, settings, limits, enough, self._table
+                    self.model.encoder, seed.tracks, k, settings, limits, enough, self._table, ended
                 )
         fewest = min(map(len, found))
         there = fewest if filters.max_per else int(allowed.sum())

@@ -33,7 +33,7 @@ from recsys import schema
 from recsys.bundle import TOKENIZER_FILE, WEIGHTS_FILE, check_vocabulary, written_folder
 from recsys.dataset import PreparedData, read_manifest
 from recsys.errors import InputError, UnknownItem
-from recsys.files import draft_file, put_in_place, written_file
+from recsys.files import alone, draft_file, put_in_place, written_file
 from recsys.models.protocol import Encoder
 from recsys.playlists.embedding import embed
 from recsys.playlists.neighbours import Neighbours
@@ -186,12 +186,14 @@ class PlaylistIndex:
         ids: (S,) original ids; playlists without a track are not in it.
         playlists: S ragged rows of track indices.
         neighbours: the forest over their vectors.
+        file: name of the one that the first three are stored in.
         titles: (S,) what their owners call them, null where they do not, or None.
     """
 
     ids: pa.Array
     playlists: Ragged
     neighbours: Neighbours
+    file: str
     titles: pa.Array | None = None
 
     def row(self, playlist: ItemId) -> int:
@@ -233,16 +235,17 @@ def build_playlist_index(model: PlaylistModel, data: PreparedData) -> PlaylistIn
     )
     folder = model.folder / INDEX_FOLDER
     folder.mkdir(exist_ok=True)
-    stored = {
-        "vectors": write_part(model, "vectors", lambda draft: pq.write_table(table, draft)),
-        "forest": write_part(model, "forest", lambda draft: neighbours.forest.save(str(draft))),
-    }
-    put_in_force(model, {"model_version": model.version, "count": len(ids), **stored})
-    return PlaylistIndex(ids, playlists, neighbours, titles)
+    with alone(folder):  # or another run would drop what is written, but not yet in force
+        stored = {
+            "vectors": write_part(model, "vectors", lambda draft: pq.write_table(table, draft)),
+            "forest": write_part(model, "forest", lambda draft: neighbours.forest.save(str(draft))),
+        }
+        put_in_force(model, {"model_version": model.version, "count": len(ids), **stored})
+    return PlaylistIndex(ids, playlists, neighbours, stored["vectors"], titles)
 
 
 def write_part(model: PlaylistModel, part: str, write: Callable[[Path], object]) -> str:
-    """Let `write` write a file of the index; its name, for index.json."""
+    """Let `write` write a file of the index, which the caller has locked; its name, for index.json."""
     folder = model.folder / INDEX_FOLDER
     draft = draft_file(folder)
     write(draft)
@@ -252,7 +255,7 @@ def write_part(model: PlaylistModel, part: str, write: Callable[[Path], object])
 
 
 def put_in_force(model: PlaylistModel, content: dict[str, Any]) -> None:
-    """Replace index.json, and drop the files that it names no longer."""
+    """Replace index.json, and drop the files that it names no longer; the caller has locked the index."""
     folder = model.folder / INDEX_FOLDER
     with written_file(folder / INDEX_FILE) as draft:
         draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -319,4 +322,4 @@ def load_playlist_index(model: PlaylistModel) -> PlaylistIndex:
         titles = table[schema.SEQUENCE_TITLE].combine_chunks() if has_titles else None
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(model, error) from error
-    return PlaylistIndex(ids, playlists, neighbours, titles)
+    return PlaylistIndex(ids, playlists, neighbours, vectors.name, titles)
