@@ -231,10 +231,11 @@ def test_a_beam_stops_when_nobody_waits_and_few_may_wait(
     async def run() -> None:
         long = asked(50)
         await asyncio.to_thread(begun.wait, 60)
-        short = asked(1)
+        short, refused = asked(1), asked(1)
         await asyncio.sleep(0)
+        assert refused.done()
         with pytest.raises(Overloaded, match="1 questions are waiting already"):
-            await asked(1)
+            await refused
         long.cancel()  # as the gate does at the deadline
         with pytest.raises(asyncio.CancelledError):
             await long
