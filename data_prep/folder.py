@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -156,28 +157,8 @@ def write_folder(
     Raises:
         InputError: another run has written the folder since, or it cannot be written.
     """
-    try:
-        return _written(folder, tables, manifest, stands, write_more)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}), and what stood there stands: make "
-            "room, or choose another folder with prepared=..."
-        ) from error
-
-
-def _written(
-    folder: Path,
-    tables: Tables,
-    manifest: dict[str, Any],
-    stands: dict[str, Any] | None,
-    write_more: Callable[[Path], None],
-) -> dict[str, Any]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     stale = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
+    with _fresh_beside(folder) as fresh:
         _write_table(tables.sequences, fresh / schema.SEQUENCES_FILE)
         _write_table(tables.items, fresh / schema.ITEMS_FILE)
         write_more(fresh)
@@ -191,11 +172,27 @@ def _written(
             if _stated(folder) != stands:
                 raise InputError(f"another run has changed {folder} meanwhile; run the command again")
             _exchange(folder, fresh, stale)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     for superseded in _moved_aside(folder):
         shutil.rmtree(superseded, ignore_errors=True)
     return manifest
+
+
+@contextmanager
+def _fresh_beside(folder: Path) -> Iterator[Path]:
+    """An empty hidden folder, gone in the end unless it was moved; what the disk refuses is said."""
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        yield fresh
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}), and what stood there stands: make "
+            "room, or choose another folder with prepared=..."
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _exchange(folder: Path, fresh: Path, stale: Path) -> None:

@@ -110,7 +110,9 @@ def _read_database(data: DataConfig, with_rating: bool) -> tuple[pl.DataFrame, p
 
 
 def _connect(address: str) -> Connection:
-    kind = address.partition(":")[0]
+    kind, file = address.partition(":")[0], address.removeprefix("sqlite:///")
+    if kind == "sqlite" and not Path(file).is_file():  # connecting would make an empty one
+        raise InputError(f"data.path is `{address}`, but there is no file {file}; name one that is")
     try:
         if kind in ("postgresql", "postgres"):
             from adbc_driver_postgresql import dbapi as postgresql
@@ -120,16 +122,11 @@ def _connect(address: str) -> Connection:
         if kind == "sqlite":
             from adbc_driver_sqlite import dbapi as sqlite
 
-            file = Path(address.removeprefix("sqlite:///"))
-            if not file.is_file():  # connecting would make an empty one
-                raise InputError(f"data.path is `{address}`, but there is no file {file}; name one that is")
-            return sqlite.connect(str(file))
+            return sqlite.connect(file)
     except ImportError as error:
         raise InputError(
             f"reading {address} needs a database driver ({error.name}): pip install 'recsys[sql]'"
         ) from error
-    except InputError:
-        raise
     except Exception as error:
         raise InputError(
             f"{address} cannot be reached: {' '.join(str(error).split())}; check the address, the server and "

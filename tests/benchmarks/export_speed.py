@@ -83,7 +83,7 @@ def measured(name: str, prepared: Path, peers: Sequence[str], asked: Any, work: 
                 rates.setdefault(library, {}).setdefault(k, []).append(rate)
         for k, rate in own_rates(recommender, data, work):
             rates.setdefault(OURS, {}).setdefault(k, []).append(rate)
-    run = environment().model_dump(mode="json")
+    run = environment().model_dump(mode="json", exclude={"command"})
     date = datetime.now(UTC).date().isoformat()
     return {"data": name, "users": len(data.sequences), "rates": rates, "date": date, **run}
 

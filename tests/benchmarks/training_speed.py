@@ -88,9 +88,8 @@ def main() -> None:
             )
         with asked.out.open("a") as file:
             row = {"data": data, "model": model, "library": library, "seconds": seconds, "rss_mb": memory}
-            file.write(
-                json.dumps({**row, "date": time.strftime("%Y-%m-%d"), **environment().model_dump()}) + "\n"
-            )
+            run = environment().model_dump(exclude={"command"})
+            file.write(json.dumps({**row, "date": time.strftime("%Y-%m-%d"), **run}) + "\n")
 
 
 def peer_epoch(bench: Path, bench_dir: Path, data: str, model: str) -> dict[str, Any]:
